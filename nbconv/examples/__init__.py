@@ -1,0 +1,1 @@
+"""Whole programs built on nbconv; `python -m nbconv` runs them."""
