@@ -1,0 +1,1 @@
+"""Tests of nbconv: one oracle (`reference`), one list of cases (`cases`)."""
