@@ -257,8 +257,8 @@ def _count_target(geometry: Geometry, target: str, bias: bool) -> OperationCount
 
     <grad_output, conv(x, weight)> is a sum of products grad_output * x * weight, one for every sample, every two
     channels of a group and every pair: N * C_out * (C_in/g) * T. Each of the three derivatives drops its own factor and
-    sums the products of the other two, so all have the same multiplications. A sum that starts from its first product has one
-    addition less than products, so the additions lack the number of sums that received any:
+    sums the products of the other two, so all have the same multiplications. A sum that starts from its first
+    product has one addition less than products, so the additions lack the number of sums that received any:
 
         output         N * C_out * (output positions met)         none lacks where the sums start from a bias
         grad_x         N * C_in * (input positions read)          the transposed convolution of grad_output

@@ -1,0 +1,477 @@
+"""Exact counts against an interpreter that convolves number by number; the conventions against their sources."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nbconv import count_command
+from nbconv.counting import ACTIVATION_COSTS, OperationCount, count_activation, count_operations
+from nbconv.geometry import Axis
+from nbconv.incidence import Incidence, axis_incidence
+from nbconv.time_floor import ITEM_SIZES, roofline
+from tests import reference
+from tests.cases import CASES, Case
+from tests.counting_oracle import Call, Ran, given_number, interpret
+from tests.helpers import case_params, optional
+
+GRADIENTS = ("x", "weight", "bias")
+
+
+# ---- calls: drawn, and from the list of cases ----------------------------------------------------------------------
+
+
+@st.composite
+def calls(draw: Any, ndim: int) -> Call:
+    """Draw every parameter together, small enough to run number by number."""
+    transposed = draw(st.booleans())
+    longest, most_taps = (12, 6) if ndim == 1 else (4, 3)
+    groups = draw(st.integers(1, 3))
+
+    def each(entries: Any) -> Any:
+        return draw(st.tuples(*[entries] * ndim))
+
+    stride, dilation = each(st.integers(1, 5)), each(st.integers(1, 5))
+    words = ["same", "causal"] if ndim == 1 else ["same"]
+    pairs = st.tuples(*[st.tuples(st.integers(0, 7), st.integers(0, 7))] * ndim)
+    return Call(
+        op=f"conv{'_transpose' if transposed else ''}{ndim}d",
+        n=draw(st.integers(0, 2)),
+        sizes=each(st.integers(0, longest)),
+        kernel=each(st.integers(1, most_taps)),
+        stride=stride,
+        dilation=dilation,
+        padding=draw(pairs | st.sampled_from(words)),
+        output_padding=tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)),
+        padding_mode="zeros" if transposed else draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
+        groups=groups,
+        c_in=groups * draw(st.integers(0, 2)),
+        c_out=groups * draw(st.integers(0, 2)),
+        bias=draw(st.booleans()),
+    )
+
+
+def call_of(case: Case) -> Call:
+    """Write a case's parameters with one entry an axis."""
+    ndim, params = case.ndim, case.params
+    padding = params.get("padding", 0)
+    return Call(
+        op=case.op,
+        n=case.x_shape[0] if len(case.x_shape) == ndim + 2 else 1,
+        sizes=case.x_shape[-1 - ndim : -1],
+        kernel=case.weight_shape[2:],
+        stride=reference.each_axis(params.get("stride", 1), ndim),
+        dilation=reference.each_axis(params.get("dilation", 1), ndim),
+        padding=padding if padding in ("same", "causal") else tuple(reference.explicit_pads(padding, ndim)),
+        output_padding=reference.each_axis(params.get("output_padding", 0), ndim),
+        padding_mode=params.get("padding_mode", "zeros"),
+        groups=case.groups,
+        c_in=case.x_shape[-1],
+        c_out=case.c_out,
+        bias=case.bias,
+    )
+
+
+def count(call: Call, op: str = "", **kwargs: Any) -> Any:
+    return count_operations(op or call.op, call.x_shape, call.weight_shape, **call.params, **kwargs)
+
+
+def seen(ran: Ran, *targets: str) -> OperationCount:
+    return sum((OperationCount(*ran.tallies[target]) for target in targets), OperationCount())
+
+
+SMALL_CASES = [case for case in CASES if case.macs <= 20_000]
+
+
+# ---- exact counts --------------------------------------------------------------------------------------------------
+
+
+def check_counts(call: Call) -> None:
+    ran = interpret(call)
+    if ran is None:
+        with pytest.raises(ValueError, match=f"^{call.op}: "):
+            count(call)
+        return
+    assert count(call, bias=call.bias) == seen(ran, "output")
+    backward = f"{call.op}_backward"
+    for target in GRADIENTS:
+        assert count(call, backward, needs=(target,)) == seen(ran, target), target
+    assert count(call, backward) == seen(ran, *GRADIENTS)
+
+
+@settings(max_examples=4000)
+@given(calls(ndim=1))
+def test_count_equals_what_the_interpreter_saw_1d(call: Call) -> None:
+    check_counts(call)
+
+
+@settings(max_examples=2000)
+@given(calls(ndim=2))
+def test_count_equals_what_the_interpreter_saw_2d(call: Call) -> None:
+    check_counts(call)
+
+
+@pytest.mark.parametrize("case", case_params(SMALL_CASES))
+def test_count_of_case(case: Case) -> None:
+    ran = interpret(call_of(case))
+    arguments = (case.x_shape, case.weight_shape)
+    if ran is None:
+        with pytest.raises(ValueError, match=f"^{case.op}: "):
+            count_operations(case.op, *arguments, **case.params)
+        return
+    assert count_operations(case.op, *arguments, bias=case.bias, **case.params) == seen(ran, "output")
+    assert count_operations(f"{case.op}_backward", *arguments, **case.params) == seen(ran, *GRADIENTS)
+
+
+@pytest.mark.parametrize("case", case_params([case for case in SMALL_CASES if "smoke" in case.tags]))
+def test_interpreter_convolves(case: Case) -> None:
+    call = call_of(case)
+    ran = interpret(call)
+    assert ran is not None
+
+    def array(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return np.array([given_number(name, index) for index in np.ndindex(shape)], dtype=int).reshape(shape)
+
+    x, weight = array("x", call.x_shape), array("weight", call.weight_shape)
+    bias = array("bias", (call.c_out,)) if call.bias else None
+    y = np.zeros(ran.output_shape, dtype=int)
+    for index, number in ran.sums["output"].items():
+        y[index] = number.value
+    np.testing.assert_array_equal(y, reference.run(case.op, x, weight, bias, **case.params))
+
+    def paired(target: str, name: str) -> int:
+        return sum(number.value * given_number(name, index) for index, number in ran.sums[target].items())
+
+    # <dx, x> == <dw, w>, and both are <y, dy> less what the bias adds.
+    from_bias = paired("bias", "bias") if call.bias else 0
+    assert paired("x", "x") == paired("weight", "weight") == paired("output", "grad_output") - from_bias
+
+
+TABLE = [  # (C_in, C_out, L, k, s, p, d, op, g, bias), taps met by each output, exact total, moduleprofiler
+    ((1, 1, 2, 3, 1, 0, 1, 0, 1, False), [1, 2, 2, 1], 8, 14),
+    ((1, 1, 2, 3, 1, 0, 1, 0, 1, True), [1, 2, 2, 1], 12, 18),
+    ((4, 4, 3, 3, 1, 2, 1, 0, 2, False), [3], 44, 44),
+    ((1, 1, 3, 2, 4, 0, 1, 0, 1, False), [1, 1, 0, 0, 1, 1, 0, 0, 1, 1], 6, 16),
+    ((1, 1, 4, 3, 2, 0, 2, 0, 1, False), [1, 0, 2, 0, 3, 0, 2, 0, 3, 0, 1], 18, 34),
+    ((2, 3, 5, 3, 2, 1, 1, 1, 1, True), [1, 2, 1, 2, 1, 2, 1, 2, 1, 1], 168, 264),
+    ((512, 256, 32, 16, 8, 4, 1, 0, 1, True), None, 132_120_576, 602_931_200),
+]
+
+
+@pytest.mark.parametrize(("row", "taps", "exact", "published"), TABLE)
+def test_worked_table(row: tuple[Any, ...], taps: list[int] | None, exact: int, published: int) -> None:
+    c_in, c_out, size, k, s, p, d, extra, g, bias = row
+    layer: dict[str, Any] = {"x_shape": (1, size, c_in), "weight_shape": (c_in, c_out // g, k), "bias": bias}
+    layer |= {"stride": s, "padding": p, "dilation": d, "output_padding": extra, "groups": g}
+    assert count_operations("conv_transpose1d", **layer).total == exact
+    assert count_operations("conv_transpose1d", **layer, convention="moduleprofiler") == published
+    if taps is not None:
+        met = axis_incidence(Axis(size, k, s, d, p, p, len(taps)), transposed=True)
+        assert (met.pairs, met.outputs) == (sum(taps), sum(t > 0 for t in taps))
+
+
+def test_worked_table_splits() -> None:
+    count = count_operations("conv_transpose1d", (1, 2, 1), (1, 1, 3))
+    assert (count.multiplications, count.additions) == (6, 2)
+    count = count_operations("conv_transpose1d", (1, 3, 4), (4, 2, 3), padding=2, groups=2)
+    assert (count.multiplications, count.additions) == (24, 20)
+
+
+@given(calls(ndim=1) | calls(ndim=2))
+def test_gradient_of_x_is_the_transposed_convolution(call: Call) -> None:
+    if call.transposed or call.padding_mode != "zeros" or isinstance(call.padding, str):
+        return
+    ran = interpret(call)
+    if ran is None:
+        return
+    grad_shape = ran.output_shape
+    # What the stride left over at the far end of x is the output padding of the way back.
+    spans = zip(call.sizes, call.kernel, call.stride, call.dilation, call.padding, grad_shape[1:-1], strict=True)
+    back = [(o - 1) * s + d * (k - 1) + 1 - lo - hi for size, k, s, d, (lo, hi), o in spans]
+    extra = tuple(size - length for size, length in zip(call.sizes, back, strict=True))
+    if 0 in call.sizes or min(back) < 0:
+        return
+    op = call.op.replace("conv", "conv_transpose")
+    params = {**call.params, "output_padding": extra}
+    del params["padding_mode"]
+    forward = count_operations(op, grad_shape, call.weight_shape, **params)
+    assert forward == count(call, f"{call.op}_backward", needs=("x",))
+
+
+def test_whole_numbers_of_any_size_at_once() -> None:
+    big = 10**15
+    started = time.perf_counter()
+    count = count_operations("conv_transpose1d", (big, big, big), (big, big, 3), stride=2, padding=((1, 0),), bias=True)
+    assert time.perf_counter() - started < 0.5
+    # Only tap 0 of the first input is cropped.
+    assert count.multiplications == count.additions == big**3 * (3 * big - 1)
+    assert all(type(number) is int for number in vars(count).values())
+    wide = count_operations("conv2d", (1, big, big, 1), (1, 1, 3, 3), padding="same")
+    assert wide == OperationCount((3 * big - 2) ** 2, (3 * big - 2) ** 2 - big**2)
+
+
+def test_numpy_integers_do_not_overflow() -> None:
+    big = np.int32(2**30)
+    count = count_operations("conv1d", np.array([big, 9, big]), np.array([8, big, 3]))  # type: ignore[arg-type]
+    assert count.multiplications == 2**60 * 8 * 21
+    assert type(count.multiplications) is int
+
+
+def test_unbatched_counts_as_one_sample() -> None:
+    assert count_operations("conv1d", (9, 4), (6, 4, 3)) == count_operations("conv1d", (1, 9, 4), (6, 4, 3))
+
+
+def test_padding_modes_meet_data_everywhere() -> None:
+    axis = Axis(size=5, taps=3, stride=1, dilation=1, lo=2, hi=2, out=7)
+    assert axis_incidence(axis, False, "zeros") == Incidence(pairs=15, outputs=7, inputs=5, taps=3)
+    for mode in ("reflect", "replicate", "circular"):
+        assert axis_incidence(axis, False, mode) == Incidence(pairs=21, outputs=7, inputs=5, taps=3)
+
+
+def test_counts_add_up() -> None:
+    one, two = OperationCount(1, 2, 3, 4), OperationCount(10, 20, 30, 40)
+    assert one + two == OperationCount(11, 22, 33, 44)
+    assert (one + two).total == 33
+    assert repr(one) == "OperationCount(multiplications=1, additions=2, comparisons=3, activation_operations=4)"
+
+
+# ---- activations ---------------------------------------------------------------------------------------------------
+
+
+def test_activation_is_counted_apart() -> None:
+    plain = count_operations("conv1d", (2, 7, 3), (4, 3, 3))
+    for name, (comparisons, operations) in ACTIVATION_COSTS.items():
+        count = count_operations("conv1d", (2, 7, 3), (4, 3, 3), activation=name)
+        assert (count.multiplications, count.additions, count.total) == (plain.multiplications, plain.additions, 680)
+        assert (count.comparisons, count.activation_operations) == (40 * comparisons, 40 * operations)
+
+
+def test_own_activation_is_one_operation() -> None:
+    assert count_activation(lambda v: v * v, 40) == OperationCount(activation_operations=40)
+    assert count_activation(None, 40) == OperationCount()
+
+
+# ---- the other conventions -----------------------------------------------------------------------------------------
+
+
+@given(calls(ndim=1) | calls(ndim=2))
+def test_moduleprofiler_formula(call: Call) -> None:
+    """The published formula, its `y` by running a transposed convolution of ones."""
+    ran = interpret(call)
+    if ran is None:
+        return
+    lengths = math.prod(ran.output_shape[1:-1])
+    n, k, c_in, c_out, g = call.n, math.prod(call.kernel), call.c_in, call.c_out, call.groups
+    if call.transposed:
+        ones = reference.conv_transpose(
+            np.ones((1, *call.sizes, 1), int),
+            np.ones((1, 1, *call.kernel), int),
+            **{**call.params, "groups": 1},
+        )
+        assert math.prod(ones.shape) == lengths
+        expected = n * (c_in * c_out // g) * (lengths * (k + 1) + int((ones - 1).sum()))
+        expected -= 0 if call.bias else n * c_out * lengths
+    elif call.bias:
+        expected = n * 2 * k * c_in * c_out * lengths // g
+    else:
+        expected = n * c_out * lengths * (2 * k * c_in - g) // g
+    assert count(call, bias=call.bias, convention="moduleprofiler") == expected
+
+
+@given(calls(ndim=1) | calls(ndim=2))
+def test_flop_counter_formula(call: Call) -> None:
+    ran = interpret(call)
+    if ran is None:
+        return
+    sites = call.sizes if call.transposed else ran.output_shape[1:-1]
+    dense = 2 * call.n * math.prod(sites) * math.prod(call.kernel) * call.c_in * call.c_out
+    backward = f"{call.op}_backward"
+    assert count(call, bias=call.bias, convention="flop_counter") == dense // call.groups
+    assert count(call, backward, needs=("x",), convention="flop_counter") == dense // call.groups
+    assert count(call, backward, needs=("weight",), convention="flop_counter") == dense
+    assert count(call, backward, needs=("bias",), convention="flop_counter") == 0
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("ndim", [1, 2])
+def test_flop_counter_equals_torch(ndim: int) -> None:
+    torch = optional("torch", "NBCONV_REQUIRE_TORCH")
+    flop_counter = optional("torch.utils.flop_counter", "NBCONV_REQUIRE_TORCH")
+
+    @settings(max_examples=300)
+    @given(calls(ndim=ndim))
+    def check(call: Call) -> None:
+        # PyTorch has no pairs and no words for a transposed convolution, and refuses arrays without numbers.
+        ran = interpret(call)
+        if ran is None or 0 in (*call.x_shape, *call.weight_shape, *ran.output_shape):
+            return
+        if isinstance(call.padding, str) or any(lo != hi for lo, hi in call.padding):
+            return
+        first = {"stride": call.stride, "padding": tuple(lo for lo, _ in call.padding), "groups": call.groups}
+        first |= {"dilation": call.dilation, "bias": call.bias, "kernel_size": call.kernel}
+        if call.transposed:
+            name, extra = f"ConvTranspose{ndim}d", {"output_padding": call.output_padding}
+        else:
+            name, extra = f"Conv{ndim}d", {"padding_mode": call.padding_mode}
+        layer = getattr(torch.nn, name)(call.c_in, call.c_out, **first, **extra)
+        x = torch.ones((call.n, call.c_in, *call.sizes), requires_grad=True)
+        with flop_counter.FlopCounterMode(display=False) as forward:
+            y = layer(x)
+        with flop_counter.FlopCounterMode(display=False) as backward:
+            y.sum().backward()
+        assert count(call, bias=call.bias, convention="flop_counter") == forward.get_total_flops()
+        assert count(call, f"{call.op}_backward", convention="flop_counter") == backward.get_total_flops()
+
+    check()
+
+
+# ---- errors --------------------------------------------------------------------------------------------------------
+
+WRONG: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    ("conv3d", {}, ValueError, r"^op must be one of conv1d, .*; got 'conv3d'$"),
+    ("conv1d", {"output_padding": 1}, ValueError, "^conv1d: output_padding is for transposed convolutions; got 1$"),
+    ("conv1d", {"needs": ("x",)}, ValueError, "^conv1d: needs is for backward operations"),
+    (
+        "conv1d_backward",
+        {"needs": ("y",)},
+        ValueError,
+        r"^conv1d_backward: needs must be .*x, weight, bias; got \('y',\)$",
+    ),
+    ("conv1d_backward", {"needs": "x"}, ValueError, "^conv1d_backward: needs must be a tuple"),
+    ("conv1d_backward", {"activation": "relu"}, ValueError, "^conv1d_backward: activation belongs to the forward pass"),
+    ("conv1d_backward", {"convention": "moduleprofiler"}, ValueError, "^conv1d_backward: moduleprofiler publishes no"),
+    ("conv1d", {"convention": "mine"}, ValueError, "^conv1d: convention must be one of exact, .*; got 'mine'$"),
+    ("conv1d", {"bias": np.ones(4)}, TypeError, "^conv1d: bias must be True or False, .*; got ndarray$"),
+    ("conv1d", {"x_shape": (1, 2.5, 3)}, TypeError, r"^conv1d: x_shape must be a whole number; got 2.5 \(float\)$"),
+    ("conv1d", {"x_shape": (1, -2, 3)}, ValueError, "^conv1d: x_shape must be at least 0; got -2$"),
+]
+
+
+@pytest.mark.parametrize(("op", "change", "error", "text"), WRONG)
+def test_errors(op: str, change: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        count_operations(op, **{"x_shape": (1, 9, 3), "weight_shape": (4, 3, 3), **change})
+
+
+# ---- roofline ------------------------------------------------------------------------------------------------------
+
+
+@given(calls(ndim=1) | calls(ndim=2))
+def test_least_bytes(call: Call) -> None:
+    ran = interpret(call)
+    if ran is None:
+        return
+    read = {name: len(indices) for name, indices in ran.read.items()}
+    outputs = math.prod(ran.output_shape)
+    biases = call.c_out if call.bias and outputs else 0
+    floor = roofline(call.op, call.x_shape, call.weight_shape, **call.params, bias=call.bias, dtype="float64")
+    assert floor.flops == sum(ran.tallies["output"])
+    assert floor.bytes_moved == 8 * (read["x"] + read["weight"] + biases + outputs)
+    written = {"x": math.prod(call.x_shape), "weight": math.prod(call.weight_shape), "bias": call.c_out}
+    alone = {"x": read["weight"] + read["grad_output"], "weight": read["x"] + read["grad_output"], "bias": outputs}
+    together = read["x"] + read["weight"] + outputs
+
+    def backward(*needs: str) -> int:
+        op = f"{call.op}_backward"
+        return roofline(op, call.x_shape, call.weight_shape, **call.params, needs=needs, dtype="float16").bytes_moved
+
+    for need in GRADIENTS:
+        assert backward(need) == 2 * (alone[need] + written[need])
+    assert backward(*GRADIENTS) == 2 * (together + sum(written.values()))
+
+
+def test_roofline_figures() -> None:
+    layer: dict[str, Any] = {"x_shape": (1, 100, 8), "weight_shape": (16, 8, 1), "bias": True}
+    floor = roofline("conv1d", **layer, peak=1e9, bandwidth=4e9)
+    assert (floor.flops, floor.bytes_moved) == (2 * 100 * 8 * 16, 4 * (800 + 128 + 16 + 1600))
+    assert floor.intensity == 25600 / 10176
+    assert (floor.compute_time, floor.memory_time) == (25600 / 1e9, 10176 / 4e9)
+    assert (floor.time, floor.bound) == (25600 / 1e9, "compute")
+    assert roofline("conv1d", **layer, peak=1e12, bandwidth=1e9).bound == "memory"
+    unknown = roofline("conv1d", **layer)
+    assert (unknown.time, unknown.bound) == (None, None)
+    assert roofline("conv1d", **layer, bandwidth=1e9).time == 10176 / 1e9
+    assert roofline("conv1d", (0, 9, 0), (0, 0, 3)).intensity == 0.0
+    for dtype in (np.float64, np.dtype("float64"), "float64"):
+        assert roofline("conv1d", **layer, dtype=dtype).bytes_moved == 2 * floor.bytes_moved
+    assert {name: np.dtype(name).itemsize for name in ITEM_SIZES if name != "bfloat16"} == {
+        name: size for name, size in ITEM_SIZES.items() if name != "bfloat16"
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"dtype": "int32"}, TypeError, "^conv1d: dtype must be one of float16, .*; got 'int32'$"),
+        ({"peak": 0}, ValueError, "^conv1d: peak must be positive; got 0$"),
+        ({"bandwidth": float("nan")}, ValueError, "^conv1d: bandwidth must be positive; got nan$"),
+    ],
+)
+def test_roofline_errors(change: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        roofline("conv1d", (1, 9, 3), (4, 3, 3), **change)
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def run_command(line: str) -> int:
+    parser = argparse.ArgumentParser()
+    count_command.add_arguments(parser)
+    return count_command.run(parser.parse_args(line.split()))
+
+
+def test_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "conv_transpose1d --x 1,32,512 --weight 512,256,16 --stride 8 --padding 4"
+    assert run_command(f"{line} --bias --activation relu --peak 250e9 --bandwidth 20e9") == 0
+    text = capsys.readouterr().out
+    cells = {words[0]: words[1:] for words in map(str.split, text.splitlines()) if words}
+    assert cells["exact"] == ["66,060,288", "66,060,288", "132,120,576"]
+    assert cells["moduleprofiler"] == ["602,931,200"]
+    assert cells["torch.utils.flop_counter"] == ["134,217,728"]
+    assert cells["least"][2:] == ["8,717,312", "bytes,", "float32"]
+    assert cells["arithmetic"][1:] == ["15.16", "flop/byte"]
+    assert cells["time"][1:] == ["528.482", "us,", "set", "by", "arithmetic"]
+    assert cells["relu:"] == ["65,536", "comparisons,", "0", "operations"]
+    assert run_command(line) == 0
+    assert "132,055,040" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "padding"),
+    [("2", 2), ("2:1", ((2, 1),)), ("same", "same"), ("causal", "causal"), ("valid", "valid")],
+)
+def test_command_reads_padding(text: str, padding: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(f"conv1d --x 9,3 --weight 4,3,4 --padding {text}") == 0
+    total = count_operations("conv1d", (9, 3), (4, 3, 4), padding=padding).total
+    assert f" {total:,}\n" in capsys.readouterr().out
+
+
+def test_command_of_gradients(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run_command("conv2d_backward --x 2,9,9,4 --weight 6,2,3,3 --padding 1:2,2 --groups 2 --needs weight,bias") == 0
+    )
+    text = capsys.readouterr().out
+    expected = count_operations(
+        "conv2d_backward", (2, 9, 9, 4), (6, 2, 3, 3), padding=((1, 2), 2), groups=2, needs=("weight", "bias")
+    )
+    assert f"{expected.total:,}" in text
+    assert "gradients of weight, bias" in text
+    assert "no formula" in text
+
+
+def test_command_reports_errors_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("conv1d --x 9,3 --weight 4,5,3") == 2
+    assert capsys.readouterr().err == (
+        "nbconv count: error: conv1d: x has 3 channels, weight expects 5 * groups(1) = 5; x (9, 3), weight (4, 5, 3)\n"
+    )
+    for wrong in ("conv1d --x 9,a --weight 4,5,3", "conv1d --x 9,3 --weight 4,3,3 --padding 1:2:3", "conv3d"):
+        with pytest.raises(SystemExit, match="2"):
+            run_command(wrong)
