@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+import nbconv
 
 settings.register_profile(
     "nbconv",
@@ -12,3 +17,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("nbconv")
+
+
+@pytest.fixture
+def restore_threads() -> Iterator[None]:
+    """Put the number of threads back after a test that sets it."""
+    before = nbconv.get_num_threads()
+    yield
+    nbconv.set_num_threads(before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -52,6 +52,51 @@ def arrays_of(case: Case, dtype: Any = np.float32, draw: Any = whole_numbers) ->
     rng = rng_for(case)
     x, weight = draw(rng, case.x_shape, dtype), draw(rng, case.weight_shape, dtype)
     return x, weight, draw(rng, (case.c_out,), dtype) if case.bias else None
+
+
+def unaligned(a: Array) -> Array:
+    """Copy to an address that is no multiple of the item size."""
+    raw = np.empty(a.nbytes + 1, np.uint8)
+    view = raw[1:].view(a.dtype).reshape(a.shape)
+    view[...] = a
+    return view
+
+
+def readonly(a: Array) -> Array:
+    """Copy and lock."""
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def spaced(a: Array) -> Array:
+    """Copy to every second place of every axis of a larger array, amid NaN."""
+    larger = np.full([2 * size + 1 for size in a.shape], np.nan, a.dtype)
+    view = larger[tuple(slice(1, None, 2) for _ in a.shape)]
+    view[...] = a
+    return view
+
+
+def cropped(a: Array) -> Array:
+    """Copy to the middle of a larger array, amid NaN."""
+    _, view = guarded(a.shape, a.dtype, margin=1)
+    view[...] = a
+    return view
+
+
+# Same numbers, other memory.
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "C": lambda a: a.copy(order="C"),
+    "F": lambda a: a.copy(order="F"),
+    "channels first": lambda a: np.moveaxis(np.moveaxis(a, -1, 0).copy(order="C"), 0, -1),
+    "reversed": lambda a: np.flip(np.flip(a).copy()),
+    "reversed channels": lambda a: a[..., ::-1].copy()[..., ::-1],
+    "spaced": spaced,
+    "cropped": cropped,
+    "unaligned": unaligned,
+    "readonly": readonly,
+    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+}
 
 
 # ---- comparisons ---------------------------------------------------------------------------------------------------

@@ -236,4 +236,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": lambda y: np.where(y > 0, y, np.expm1(np.minimum(y, 0))),
     "relu6": lambda y: np.minimum(np.maximum(y, 0), 6),
     "hardswish": lambda y: y * np.minimum(np.maximum(y + 3, 0), 6) / 6,
+    "hardsigmoid": lambda y: np.minimum(np.maximum(y + 3, 0), 6) / 6,
+    "softplus": lambda y: np.maximum(y, 0) + np.log1p(np.exp(-np.abs(y))),
+    "gelu_tanh": lambda y: y * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3))),
 }

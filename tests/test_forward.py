@@ -1,0 +1,229 @@
+"""The four forward functions on every case, dtype and algorithm, and on every kind of array that users hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nbconv
+from tests.cases import CASES, Case, small_perf_cases
+from tests.helpers import (
+    ALGORITHMS,
+    DTYPES,
+    LAYOUTS,
+    Array,
+    arrays_of,
+    assert_close,
+    assert_equal,
+    assert_guard_intact,
+    case_params,
+    expected_of,
+    guarded,
+    real_numbers,
+    rng_for,
+    sum_tolerance,
+    whole_numbers,
+)
+
+ALL = case_params([*CASES, *small_perf_cases()])
+SMOKE = case_params([case for case in CASES if "smoke" in case.tags])
+with_dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+with_algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+
+def run(case: Case, x: Array, weight: Array, bias: Array | None, **options: Any) -> Array:
+    """Call the package."""
+    return getattr(nbconv, case.op)(x, weight, bias, **case.params, **options)
+
+
+# ---- the numbers ---------------------------------------------------------------------------------------------------
+
+
+@with_algorithms
+@with_dtypes
+@pytest.mark.parametrize("case", ALL)
+def test_whole_numbers_are_exact(case: Case, dtype: np.dtype[Any], algorithm: str) -> None:
+    x, weight, bias = arrays_of(case, dtype)
+    y = run(case, x, weight, bias, algorithm=algorithm)
+    assert y.dtype == dtype
+    assert y.flags.c_contiguous
+    assert y.flags.writeable
+    assert_equal(y, expected_of(case, x, weight, bias))
+
+
+@with_algorithms
+@with_dtypes
+@pytest.mark.parametrize("case", ALL)
+def test_real_numbers_are_close(case: Case, dtype: np.dtype[Any], algorithm: str) -> None:
+    x, weight, bias = arrays_of(case, dtype, real_numbers)
+    y = run(case, x, weight, bias, algorithm=algorithm)
+    assert_close(y, expected_of(case, x, weight, bias), sum_tolerance(case, x, weight, bias))
+
+
+@with_algorithms
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", ALL)
+def test_nothing_is_written_around_out(case: Case, dtype: str, algorithm: str) -> None:
+    x, weight, bias = arrays_of(case, DTYPES[dtype])
+    expected = expected_of(case, x, weight, bias)
+    buffer, out = guarded(expected.shape, DTYPES[dtype])
+    y = run(case, x, weight, bias, out=out, algorithm=algorithm)
+    assert y is out
+    assert_equal(out, expected)
+    assert_guard_intact(buffer, out)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", ALL)
+def test_threads_do_not_change_a_bit(case: Case, dtype: str, restore_threads: None) -> None:
+    x, weight, bias = arrays_of(case, DTYPES[dtype], real_numbers)
+    results = []
+    for threads in (1, 2):
+        nbconv.set_num_threads(threads)
+        results.append(run(case, x, weight, bias).tobytes())
+    assert results[0] == results[1]
+
+
+# ---- NaN and infinity ----------------------------------------------------------------------------------------------
+
+
+def with_specials(array: Array, values: tuple[float, ...]) -> Array:
+    """Put each value at a place of its own, spread over the array."""
+    array = array.copy()
+    for i, value in enumerate(values):
+        array.flat[(2 * i + 1) * array.size // (2 * len(values))] = value
+    return array
+
+
+NOT_EMPTY = case_params([case for case in CASES if 0 not in case.x_shape + case.weight_shape])
+
+
+@with_algorithms
+@pytest.mark.parametrize("values", [(np.nan,), (np.inf, -np.inf)], ids=["nan", "inf"])
+@pytest.mark.parametrize("case", NOT_EMPTY)
+def test_nan_and_inf_in_x_go_where_the_definition_sends_them(
+    case: Case, values: tuple[float, ...], algorithm: str
+) -> None:
+    x, weight, bias = arrays_of(case)
+    x = with_specials(x, values)
+    assert_equal(run(case, x, weight, bias, algorithm=algorithm), expected_of(case, x, weight, bias))
+
+
+@with_algorithms
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("case", NOT_EMPTY)
+def test_nan_and_inf_in_weight_go_where_the_definition_sends_them(case: Case, value: float, algorithm: str) -> None:
+    """A padded zero takes part: zero times infinity is NaN. A transposed sum has no padding, so no such NaN."""
+    x, weight, bias = arrays_of(case)
+    weight = with_specials(weight, (value,))
+    assert_equal(run(case, x, weight, bias, algorithm=algorithm), expected_of(case, x, weight, bias))
+
+
+# ---- the arrays that users hold ------------------------------------------------------------------------------------
+
+
+@with_algorithms
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", SMOKE)
+def test_any_layout_of_the_inputs(case: Case, layout: str, algorithm: str) -> None:
+    arrays = arrays_of(case)
+    expected = expected_of(case, *arrays)
+    x, weight, bias = (None if a is None else LAYOUTS[layout](a) for a in arrays)
+    assert_equal(run(case, x, weight, bias, algorithm=algorithm), expected)
+    for array, untouched in zip((x, weight, bias), arrays, strict=True):
+        np.testing.assert_array_equal(array, untouched)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "big-endian"])
+@pytest.mark.parametrize("case", SMOKE[::3])
+def test_any_layout_in_other_dtypes(case: Case, layout: str, dtype: str) -> None:
+    arrays = arrays_of(case, DTYPES[dtype])
+    x, weight, bias = (None if a is None else LAYOUTS[layout](a) for a in arrays)
+    assert_equal(run(case, x, weight, bias), expected_of(case, *arrays))
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_broadcast_inputs(axis: int) -> None:
+    rng = rng_for("broadcast", axis)
+    shape = [2, 9, 8, 5]
+    shape[axis] = 1
+    x = np.broadcast_to(whole_numbers(rng, shape), (2, 9, 8, 5))
+    weight = np.broadcast_to(whole_numbers(rng, (1, 5, 3, 1)), (7, 5, 3, 3))
+    bias = np.broadcast_to(np.float32(2), (7,))
+    case = Case("conv2d", x.shape, weight.shape, {"padding": 1})
+    assert_equal(run(case, x, weight, bias), expected_of(case, x, weight, bias))
+
+
+@pytest.mark.parametrize("kernel", [(3,), (3, 2)])
+def test_keras_weights_drop_in_as_a_view(kernel: tuple[int, ...]) -> None:
+    ndim, rng = len(kernel), rng_for("keras", kernel)
+    x, keras_weight = whole_numbers(rng, (2, *(9, 8)[:ndim], 5)), whole_numbers(rng, (*kernel, 5, 7))
+    weight = keras_weight.transpose(ndim + 1, ndim, *range(ndim))
+    case = Case(f"conv{ndim}d", x.shape, weight.shape, {"padding": "same"})
+    expected = expected_of(case, x, np.ascontiguousarray(weight), None)
+    for algorithm in ALGORITHMS:
+        assert_equal(run(case, x, weight, None, algorithm=algorithm), expected)
+
+
+@pytest.mark.parametrize("case", SMOKE[::4])
+def test_memory_mapped_inputs(case: Case, tmp_path: Path) -> None:
+    x, weight, bias = arrays_of(case)
+    if x.size == 0:
+        x = np.ones((1, *x.shape[1:]), np.float32)  # an empty file cannot be mapped
+    x.tofile(tmp_path / "x")
+    mapped = np.memmap(tmp_path / "x", np.float32, "r", shape=x.shape)
+    y = run(case, mapped, weight, bias)
+    assert type(y) is np.ndarray
+    assert_equal(y, expected_of(case, x, weight, bias))
+
+
+def test_offsets_beyond_32_bits(tmp_path: Path) -> None:
+    """A sparse file: only the few pages that the taps meet are ever read."""
+    far, count = 2**31, 50
+    x = np.memmap(tmp_path / "x", np.float32, "w+", shape=(far + count, 1))
+    x[:count, 0], x[far:, 0] = np.arange(count), 1000 * np.arange(count)
+    y = nbconv.conv1d(x, np.array([[[1, 2]]], np.float32), dilation=far)
+    np.testing.assert_array_equal(y[:, 0], 2001 * np.arange(count))
+    y = nbconv.conv2d(x.reshape(2, -1, 1)[:, 25:, :], np.array([[[[1], [2]]]], np.float32), stride=(1, far // 2 + 24))
+    np.testing.assert_array_equal(y[0, :, 0], [x[25, 0] + 2 * x[far // 2 + 50, 0]])
+
+
+# ---- out= ----------------------------------------------------------------------------------------------------------
+
+
+@with_algorithms
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout not in ("readonly", "big-endian")])
+@pytest.mark.parametrize("case", SMOKE)
+def test_any_layout_of_out(case: Case, layout: str, algorithm: str) -> None:
+    x, weight, bias = arrays_of(case)
+    expected = expected_of(case, x, weight, bias)
+    out = LAYOUTS[layout](np.full(expected.shape, np.nan, np.float32))
+    assert run(case, x, weight, bias, out=out, algorithm=algorithm) is out
+    assert_equal(out, expected)
+
+
+@pytest.mark.parametrize("op", ["conv1d", "conv_transpose1d"])
+def test_out_may_lie_between_the_inputs(op: str) -> None:
+    """Channels of one buffer: x in the first, out in the last; interleaved in memory, yet nowhere the same."""
+    buffer = whole_numbers(rng_for(op), (2, 20, 11))
+    x, out = buffer[..., :5], buffer[..., 5:]
+    weight = whole_numbers(rng_for(op, "weight"), (6, 5, 3) if op == "conv1d" else (5, 6, 3))
+    case = Case(op, x.shape, weight.shape, {"padding": 1})
+    expected = expected_of(case, x, weight, None)
+    run(case, x, weight, None, out=out)
+    assert_equal(out, expected)
+
+
+# ---- activations ---------------------------------------------------------------------------------------------------
+
+
+@with_algorithms
+@pytest.mark.parametrize("case", ALL)
+def test_relu_of_every_output(case: Case, algorithm: str) -> None:
+    x, weight, bias = arrays_of(case)
+    y = run(case, x, weight, bias, algorithm=algorithm, activation="relu")
+    assert_equal(y, np.maximum(expected_of(case, x, weight, bias), 0))
