@@ -159,8 +159,9 @@ def run(args: argparse.Namespace) -> int:
         check_fits(frames * args.factor, channels, sound.rate * args.factor, sound.form)
         _check_output(path, args.input)
         filters = design_filters(args.factor)
+        _report_sound(sound, args.factor)
         samples, timing = _upscale_timed(sound.samples.astype(sound.form.dtype, copy=False), filters)
-        _report(sound, args.factor, timing)
+        _report_speed(sound, timing)
         _report_error(sound, samples, filters, made=not args.input)
         clipped = write_wav(path, Wav(samples, sound.rate * args.factor, sound.form, sound.speakers))
     except BrokenPipeError:
@@ -206,15 +207,18 @@ def _upscale_timed(samples: Array, filters: Sequence[Array]) -> tuple[Array, Tim
     return (y[0] if dense else y[:, :, 0].T), Timing(middle - start, end - middle, flops)
 
 
-def _report(sound: Wav, factor: int, timing: Timing) -> None:
-    from nbconv.runtime.peak import measure_peak
-
+def _report_sound(sound: Wav, factor: int) -> None:
     frames, channels = sound.samples.shape
-    seconds = frames / sound.rate
     names = {1: "mono", 2: "stereo"}
     print(f"sound         {names.get(channels, f'{channels} channels')}, {sound.form.name}")
     print(f"rate          {sound.rate} Hz -> {sound.rate * factor} Hz")
-    print(f"duration      {seconds:.3f} s")
+    print(f"duration      {frames / sound.rate:.3f} s", flush=True)
+
+
+def _report_speed(sound: Wav, timing: Timing) -> None:
+    from nbconv.runtime.peak import measure_peak
+
+    seconds = len(sound.samples) / sound.rate
     print(f"taken         {timing.taken:.4f} s, after {timing.prepare:.2f} s of warming up on the first two seconds")
     print(f"speed         {seconds / timing.taken:.0f} times real time")
     threads = nbconv.get_num_threads()
