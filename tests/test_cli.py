@@ -13,7 +13,6 @@ import nbconv
 from nbconv.__main__ import COMMANDS, main
 from nbconv.examples.wav import SAMPLE_FORMATS, Wav, write_wav
 
-
 COMMAND = [sys.executable, "-m", "nbconv"]
 # The package under test, wherever the command is run.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(nbconv.__file__).parents[1])}
