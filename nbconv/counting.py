@@ -36,12 +36,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 from . import conventions
+from .functional import check_activation
 from .geometry import ConvSpec, Geometry, bind, whole
 from .incidence import incidence
 
 __all__ = ["CONVENTIONS", "OPERATIONS", "OperationCount", "count_activation", "count_bound", "count_operations"]
 
-Activation = str | Callable[..., Any] | None
+Activation = str | tuple[str, float | None] | Callable[..., Any] | None
 
 CONVENTIONS = ("exact", "moduleprofiler", "flop_counter")
 GRADIENTS = ("x", "weight", "bias")
@@ -182,6 +183,8 @@ def count_operations(
         raise TypeError(f"{op}: bias must be True or False, no array is needed to count; got {type(bias).__name__}")
     if activation is not None and targets != ("output",):
         raise ValueError(f"{op}: activation belongs to the forward pass; got {activation!r}")
+    if not callable(activation):
+        check_activation(op, activation)
     if convention == "exact":
         return count_bound(geometry, bias=bias, activation=activation, targets=targets)
     if convention == "flop_counter":
@@ -281,7 +284,7 @@ def _count_target(geometry: Geometry, target: str, bias: bool) -> OperationCount
     return OperationCount(products, products - targets[target])
 
 
-# Per element: comparisons, then other operations, of the formula beside it. A call of exp, expm1, erf or tanh is one.
+# Per element: comparisons, then other operations, of the formula beside it. A call of exp, log1p, erf, ... is one.
 ACTIVATION_COSTS = {
     "relu": (1, 0),  # max(v, 0)
     "leaky_relu": (1, 1),  # v >= 0 ? v : slope*v
@@ -290,7 +293,10 @@ ACTIVATION_COSTS = {
     "tanh": (0, 1),  # tanh(v)
     "sigmoid": (0, 4),  # 1 / (1 + exp(-v))
     "silu": (0, 4),  # v / (1 + exp(-v))
+    "softplus": (0, 2),  # log1p(exp(v))
     "gelu": (0, 5),  # (v/2) * (1 + erf(v*c))
+    "gelu_tanh": (0, 9),  # (v/2) * (1 + tanh(v*c * (1 + d*v*v)))
+    "hardsigmoid": (2, 2),  # min(max(v + 3, 0), 6) / 6
     "hardswish": (2, 3),  # v * min(max(v + 3, 0), 6) / 6
 }
 
@@ -308,5 +314,6 @@ def count_activation(activation: Activation, elements: int) -> OperationCount:
     """
     if activation is None:
         return OperationCount()
-    comparisons, operations = ACTIVATION_COSTS.get(activation, (0, 1)) if isinstance(activation, str) else (0, 1)
+    name = activation[0] if isinstance(activation, tuple) else activation
+    comparisons, operations = ACTIVATION_COSTS[name] if isinstance(name, str) else (0, 1)
     return OperationCount(comparisons=comparisons * elements, activation_operations=operations * elements)

@@ -309,7 +309,7 @@ def _transposed_axis(spec: ConvSpec, i: int, size: int, taps: int) -> Axis:
     else:
         lo, hi = spec.padding[i]  # type: ignore[assignment]
     out = (size - 1) * s + reach - lo - hi + extra
-    if out < 0 or (out == 0 and size):
+    if out < 0:
         raise ValueError(
             f"{op}: nothing is left of the output: (size({size}) - 1) * stride({s}) + {reach} - padding({lo} + {hi}) "
             f"+ output_padding({extra}) = {out} on axis {i}"

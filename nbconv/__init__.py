@@ -1,0 +1,41 @@
+"""Channels-last convolutions for NumPy arrays, compiled by Numba: no PyTorch at run time.
+
+Importing this package loads NumPy only; kernels are compiled, or loaded, at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> the module that defines it
+_HOMES = {
+    "conv1d": "functional",
+    "conv2d": "functional",
+    "conv_transpose1d": "functional",
+    "conv_transpose2d": "functional",
+    "get_num_threads": "runtime.threads",
+    "set_num_threads": "runtime.threads",
+    "threading_info": "runtime.threads",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from .functional import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+    from .runtime.threads import get_num_threads, set_num_threads, threading_info

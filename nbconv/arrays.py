@@ -1,0 +1,176 @@
+"""What comes in: checks of arrays at the door, and the flat views that kernels take.
+
+Every kernel argument is a flat, writable-typed, one-dimensional array with strides in numbers beside it, so that layouts,
+read-only flags and alignments never make Numba compile again.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+__all__ = ["Flat", "check_array", "check_out", "compute_dtype", "flat_view", "is_half", "one_dtype"]
+
+_ADVICE = "nbconv computes float32, float64, float16 and bfloat16"
+
+
+class Flat(NamedTuple):
+    """A flat view of the memory that an array spans; `array[i, j, ...]` is `data[start + i*steps[0] + j*steps[1] ...]`."""
+
+    data: np.ndarray
+    start: int
+    steps: tuple[int, ...]
+
+
+def is_half(dtype: np.dtype) -> bool:
+    """Say whether numbers of this type are stored in 16 bits."""
+    return dtype.itemsize == 2
+
+
+def compute_dtype(dtype: np.dtype) -> np.dtype:
+    """Give the type that sums are held in: float32 for half types, else the type itself."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
+def _is_bfloat16(dtype: np.dtype) -> bool:
+    return dtype.name == "bfloat16" and dtype.itemsize == 2
+
+
+def check_array(op: str, name: str, value: Any) -> np.ndarray:
+    """Return `value` as a native-endian array of a type that nbconv computes.
+
+    Raises
+    ------
+    TypeError
+        For anything that is no array, or an array of another type; the text says what to do.
+    """
+    if type(value) is not np.ndarray:
+        value = _as_array(op, name, value)
+    dtype = value.dtype
+    if (dtype.kind == "f" and dtype.itemsize <= 8) or _is_bfloat16(dtype):
+        return value if dtype.isnative else value.astype(dtype.newbyteorder("="))
+    if dtype.kind in "iub":
+        advice = f"convert it, e.g. {name}.astype(numpy.float32)"
+    elif dtype.kind == "c":
+        advice = f"convolve {name}.real and {name}.imag apart"
+    elif dtype.kind == "f":
+        advice = f"convert it, e.g. {name}.astype(numpy.float64)"
+    else:
+        advice = "make it an array of numbers"
+    raise TypeError(f"{op}: {name} has dtype {dtype}; {_ADVICE}: {advice}")
+
+
+def _as_array(op: str, name: str, value: Any) -> np.ndarray:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{op}: {name} is a masked array, whose mask would be ignored; use {name}.filled(0)")
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    if hasattr(value, "__dlpack__"):
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise TypeError(f"{op}: {name} ({type(value).__name__}) is not a NumPy array on the CPU: {error}") from None
+    raise TypeError(
+        f"{op}: {name} must be a NumPy array; got {type(value).__name__}: use numpy.asarray({name}, dtype=numpy.float32)"
+    )
+
+
+def one_dtype(op: str, **arrays: np.ndarray | None) -> np.dtype:
+    """Return the dtype that all arrays share; a TypeError names the first pair that differs."""
+    (first, array), *others = ((name, array) for name, array in arrays.items() if array is not None)
+    for name, other in others:
+        if other.dtype != array.dtype:
+            raise TypeError(
+                f"{op}: {first} has dtype {array.dtype}, {name} has dtype {other.dtype}; they must share one: convert one, "
+                f"e.g. {name}.astype({first}.dtype)"
+            )
+    return array.dtype
+
+
+def check_out(op: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, *inputs: np.ndarray | None) -> np.ndarray:
+    """Check the array that the caller wants filled.
+
+    Raises
+    ------
+    TypeError
+        Where it is no array, or of another dtype than the result.
+    ValueError
+        Where its shape is not the result's, it is read-only, overlaps itself or an input.
+    """
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{op}: out must be a NumPy array; got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"{op}: out has dtype {out.dtype}, the result has {dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{op}: out has shape {out.shape}, the result has {shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{op}: out is read-only")
+    if any(step == 0 and size > 1 for step, size in zip(out.strides, out.shape, strict=True)):
+        raise ValueError(f"{op}: out overlaps itself (it is broadcast: strides {out.strides} of shape {out.shape})")
+    for value in inputs:
+        if value is not None and _overlap(out, value):
+            raise ValueError(f"{op}: out shares memory with an input")
+    return out
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=100_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+class _Alias:
+    """The memory of a read-only array, exported as writable; kernels only read it."""
+
+    def __init__(self, owner: np.ndarray) -> None:
+        self.owner = owner
+        interface = dict(owner.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
+
+
+def flat_view(array: np.ndarray) -> Flat:
+    """View the memory that an array spans as one flat array; 16-bit types as the words that hold them.
+
+    Nothing is copied, but for arrays whose strides are no multiple of their item size (fields of packed records).
+    """
+    item = array.itemsize
+    if item == 2:
+        if any(step % 2 for step in array.strides):
+            array = array.copy()
+        array = array.view(np.uint16) if array.ndim and array.dtype != np.uint16 else array
+    if array.flags.c_contiguous:
+        data, start = array.reshape(-1), 0
+        steps = contiguous_steps(array.shape)
+    else:
+        if any(step % item for step in array.strides):
+            return flat_view(array.copy())
+        # A size-1 axis is never stepped along; its stride must not widen the span.
+        steps = tuple(
+            step // item if size > 1 else 0 for step, size in zip(array.strides, array.shape, strict=True)
+        )
+        if array.size == 0:
+            data, start = np.empty(0, array.dtype), 0
+        else:
+            back = tuple(slice(None, None, -1) if step < 0 else slice(None) for step in steps)
+            reach = [(size - 1) * abs(step) for step, size in zip(steps, array.shape, strict=True)]
+            data = as_strided(array[back], (sum(reach) + 1,), (item,))
+            start = sum(r for r, step in zip(reach, steps, strict=True) if step < 0)
+    if not data.flags.writeable:
+        data = np.asarray(_Alias(data))
+    return Flat(data, start, steps)
+
+
+def contiguous_steps(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Give the strides, in numbers, of a C-contiguous array."""
+    steps, step = [], 1
+    for size in reversed(shape):
+        steps.append(step)
+        step = operator.mul(step, max(1, size))
+    return tuple(reversed(steps))

@@ -1,0 +1,94 @@
+"""The CPU's front: lays out weights, plans, launches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..arrays import Flat, compute_dtype, flat_view
+from ..geometry import ConvSpec, Geometry
+from ..runtime import threads
+from ..runtime.calls import NOTHING, elementwise
+from . import tables as T
+from .activations import activation_function
+from .loops import convolve
+from .plan import Memory, make_plan
+from .tiles import SERIAL_FLOPS
+from .weights import Layout, pack, packed_layout, readable_in_place
+
+__all__ = ["Weights", "activation_address", "prepare_weights", "run"]
+
+
+class Weights(NamedTuple):
+    """Weights as the loops read them."""
+
+    layout: Layout
+    data: np.ndarray
+    start: int
+
+
+def half_code(dtype: np.dtype) -> int:
+    """Name the storage type as the tables do."""
+    if dtype.itemsize != 2:
+        return T.NOT_HALF
+    return T.FLOAT16 if dtype.kind == "f" else T.BFLOAT16
+
+
+def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, may_view: bool) -> Weights:
+    """Pack the weights, or, where `may_view`, view them in place if they lie so that tiles can read them."""
+    dtype, shape = weight.dtype, weight.shape
+    compute = compute_dtype(dtype)
+    data, start, steps = flat_view(weight)
+    if may_view and dtype == compute:
+        in_place = readable_in_place(spec, shape, steps, compute)
+        if in_place is not None:
+            return Weights(in_place, data, start)
+    layout = packed_layout(spec, shape, compute)
+    packed = pack(layout, spec, data, steps, start, half_code(dtype), shape, compute)
+    return Weights(layout, packed, 0)
+
+
+def prepare_bias(bias: np.ndarray | None, c_out: int, dtype: np.dtype) -> np.ndarray:
+    """Give the bias in the compute type, contiguous; zeros for none."""
+    compute = compute_dtype(dtype)
+    if bias is None:
+        return np.zeros(c_out, compute)
+    if bias.dtype == compute and bias.flags.c_contiguous and bias.flags.writeable:
+        return bias
+    return np.array(bias, compute)
+
+
+def activation_address(activation: tuple[str, float | None] | None, dtype: np.dtype) -> int:
+    """Compile a named activation for arrays of `dtype`, on first use."""
+    if activation is None:
+        return NOTHING
+    compute = compute_dtype(dtype)
+    return elementwise(activation_function(*activation, compute), compute)
+
+
+def run(
+    geometry: Geometry, x: np.ndarray, weights: Weights, bias: np.ndarray, y: np.ndarray, activation: int, algorithm: str
+) -> None:
+    """Compute one convolution into `y`; everything has been checked."""
+    x_flat, y_flat = flat_view(x), flat_view(y)
+    memory = Memory(
+        _four_steps(x_flat, geometry), _four_steps(y_flat, geometry), half_code(x.dtype), compute_dtype(x.dtype)
+    )
+    workers = threads.get_num_threads()
+    plan = make_plan(geometry, memory, weights.layout, algorithm, workers)
+    if plan.jobs == 0:
+        return
+    if plan.flops < SERIAL_FLOPS or plan.jobs == 1:
+        workers = 1
+    launch = convolve.serial if workers == 1 else convolve.parallel
+    launch(
+        0, plan.jobs, workers, x_flat.data, x_flat.start, weights.data, weights.start, bias, y_flat.data, y_flat.start,
+        activation, plan.call, plan.phases, plan.chunks, plan.columns, plan.kernels, plan.x_segments, plan.w_segments,
+    )  # fmt: skip
+
+
+def _four_steps(flat: Flat, geometry: Geometry) -> tuple[int, int, int, int]:
+    """Name the strides (N, H, W, C), whatever axes the array has."""
+    steps = flat.steps if geometry.batched else (0, *flat.steps)
+    return steps if len(steps) == 4 else (steps[0], 0, *steps[1:])  # type: ignore[return-value]

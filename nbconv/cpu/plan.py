@@ -1,0 +1,297 @@
+"""The planner: turns a bound geometry into the tables that the loops run. Integers only; cached on every input.
+
+Here it is decided which positions form lines, which taps fuse into one run, how the reduction is cut into chunks, and how
+work is cut into jobs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ..geometry import PADDING_MODES, Axis, Geometry, Phase
+from ..runtime.microkernel import DENSE, DEPTHWISE, tile_kernel
+from ..runtime.target import lanes
+from . import tables as T
+from .tiles import blocking, max_rows, max_vectors
+from .weights import InPlace, Layout, Packed
+
+__all__ = ["ALGORITHMS", "Plan", "make_plan"]
+
+ALGORITHMS = ("auto", "direct", "im2col")
+_UNIT = Phase(Axis(1, 1, 1, 1, 0, 0, 1), 0, 1, 0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything of a convolution but the arrays."""
+
+    call: np.ndarray
+    phases: np.ndarray
+    chunks: np.ndarray
+    columns: np.ndarray
+    kernels: np.ndarray
+    x_segments: np.ndarray
+    w_segments: np.ndarray
+    jobs: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How x and y lie in memory: strides in numbers, as (N, H, W, C), and what a number is."""
+
+    x_steps: tuple[int, int, int, int]
+    y_steps: tuple[int, int, int, int]
+    half: int
+    compute: np.dtype
+
+
+def _even_cuts(length: int, pieces: int) -> list[tuple[int, int]]:
+    """Cut `range(length)` into nearly equal parts, as the loops do."""
+    return [(length * i // pieces, length * (i + 1) // pieces) for i in range(pieces)]
+
+
+@lru_cache(maxsize=1024)
+def make_plan(geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int) -> Plan:
+    """Plan one convolution for `workers` threads."""
+    builder = _Builder(geometry, memory, layout, algorithm, workers)
+    return builder.build()
+
+
+class _Builder:
+    def __init__(
+        self, geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int
+    ) -> None:
+        self.geometry, self.memory, self.layout, self.workers = geometry, memory, layout, workers
+        self.blocking = blocking(memory.compute)
+        self.depthwise = layout.depthwise
+        self.group_channels = 1 if layout.depthwise else geometry.c_in // geometry.groups
+        self.repeat = geometry.c_out // geometry.c_in if layout.depthwise else 1
+        self.channels = geometry.c_out if layout.depthwise else geometry.c_in
+        widest = max((column[T.VECTORS] for column in layout.columns), default=1)
+        self.rows = max_rows(widest, layout.depthwise)
+        axes = (Axis(1, 1, 1, 1, 0, 0, 1),) * (2 - len(geometry.axes)) + geometry.axes
+        self.h, self.w = axes
+        self.phases = [(_UNIT,) * (2 - len(geometry.axes)) + phases for phases in geometry.phases()]
+        # Whole words only: a half-precision row is widened in a panel, and a depthwise tile loads vectors of channels.
+        in_place = memory.half == T.NOT_HALF and self.repeat == 1
+        if layout.depthwise and memory.x_steps[3] != 1:
+            in_place = False
+        lines_are_short = min(p[1].axis.out for p in self.phases) < self.rows if self.phases else False
+        self.panels_only = algorithm == "im2col" or (algorithm == "auto" and lines_are_short and not self.depthwise)
+        self.in_place = in_place and not self.panels_only
+        self.lanes = lanes(memory.compute)
+        self.panel_channels = self.held_columns = 1
+        self.scratch = memory.half != T.NOT_HALF or memory.y_steps[3] != 1
+
+    def build(self) -> Plan:
+        geometry = self.geometry
+        lengths: set[int] = set()
+        phase_rows = []
+        max_positions = 1
+        for phase_h, phase_w in self.phases:
+            row = [0] * T.PHASE_FIELDS
+            self._describe_axes(row, phase_h, phase_w)
+            blocks, positions = self._blocks(row, phase_h, phase_w, lengths)
+            row[T.JOB_END] = blocks
+            max_positions = max(max_positions, positions)
+            phase_rows.append(row)
+        column_blocks = self._column_blocks(sum(row[T.JOB_END] for row in phase_rows))
+        chunks: list[list[int]] = []
+        x_segments: list[int] = []
+        w_segments: list[list[int]] = [[] for _ in range(max_vectors() + 1)]
+        panel_terms, job_end = 1, 0
+        for row, (phase_h, phase_w) in zip(phase_rows, self.phases, strict=True):
+            job_end += row[T.JOB_END] * column_blocks
+            row[T.JOB_END] = job_end
+            row[T.SEGMENT] = len(x_segments)
+            self._segments(row, phase_h, phase_w, x_segments, w_segments)
+            row[T.CHUNK] = len(chunks)
+            taps = phase_h.axis.taps * phase_w.axis.taps if geometry.c_in else 0
+            panel_terms = max(panel_terms, self._chunks(taps, row[T.SEGMENT_TAPS], chunks))
+            row[T.CHUNK_END] = len(chunks)
+        call = self._call_row(panel_terms, max_positions, len(x_segments))
+        call[T.CALL_JOBS], call[T.COLUMN_BLOCKS] = job_end, column_blocks
+        taps_of_all = sum(h.axis.taps * w.axis.taps * h.axis.out * w.axis.out for h, w in self.phases)
+        return Plan(
+            call=np.array(call, np.int64),
+            phases=np.array(phase_rows, np.int64).reshape(-1, T.PHASE_FIELDS),
+            chunks=np.array(chunks, np.int64).reshape(-1, T.CHUNK_FIELDS),
+            columns=np.array(self.layout.columns, np.int64).reshape(-1, T.COLUMN_FIELDS),
+            kernels=self._kernels(lengths),
+            x_segments=np.array(x_segments or [0], np.int64),
+            w_segments=np.array([row or [0] for row in w_segments], np.int64),
+            jobs=job_end if self.layout.columns else 0,
+            flops=2 * geometry.n * geometry.c_out * self.group_channels * taps_of_all,
+        )
+
+    def _segments(
+        self, row: list[int], phase_h: Phase, phase_w: Phase, x_segments: list[int], w_segments: list[list[int]]
+    ) -> None:
+        """Cut a phase's taps into segments, each a run of terms that lie evenly in x and in the weights."""
+        layout, c = self.layout, self.group_channels
+        index = phase_h.out_start * (self.w.stride if self.geometry.spec.transposed else 1) + phase_w.out_start
+        taps_h, taps_w = phase_h.axis.taps, phase_w.axis.taps
+        _, step_h, step_w, step_c = self.memory.x_steps
+        fuse = 1
+        if not self.depthwise and self.geometry.groups == 1 and taps_h and taps_w > 1:
+            x_fuses = not self.in_place or (step_c == 1 and step_w == c and phase_w.axis.dilation == 1)
+            w_fuses = isinstance(layout, Packed) or self._weights_fuse(layout, index, taps_w)
+            fuse = taps_w if x_fuses and w_fuses else 1
+        row[T.SEGMENT_TAPS] = fuse
+        firsts = [(h, w) for h in range(taps_h) for w in range(0, taps_w, fuse)]
+        x_segments += [h * phase_h.axis.dilation * step_h + w * phase_w.axis.dilation * step_w for h, w in firsts]
+        if isinstance(layout, Packed):
+            row[T.WEIGHT_START], row[T.WEIGHT_TERMS] = layout.phase_starts[index], taps_h * taps_w * c
+        else:
+            row[T.WEIGHT_TERMS] = 1
+        # One row for each width of a column tile: the rows of a packed tile are as wide as the tile.
+        for vectors, table in enumerate(w_segments):
+            if isinstance(layout, InPlace):
+                taps = layout.taps[index]
+                table += [layout.tap_offsets[taps[h * taps_w + w]] for h, w in firsts]
+            else:
+                table += [(h * taps_w + w) * c * vectors * self.lanes for h, w in firsts]
+
+    def _weights_fuse(self, layout: Layout, index: int, taps_w: int) -> bool:
+        """Say whether, in place, each tap's weights follow the previous tap's."""
+        assert isinstance(layout, InPlace)
+        k_step = layout.columns[0][T.WEIGHT_K] if layout.columns else 0
+        taps, offsets = layout.taps[index], layout.tap_offsets
+        steps = {offsets[taps[w + 1]] - offsets[taps[w]] for w in range(taps_w - 1)}
+        return steps == {self.group_channels * k_step}
+
+    def _chunks(self, taps: int, fuse: int, chunks: list[list[int]]) -> int:
+        """Cut the reduction into chunks of at most `blocking.reduction` terms; give the longest panel row."""
+        c, limit = self.group_channels, self.blocking.reduction
+
+        def add(tap: int, tap_end: int, low: int, high: int) -> None:
+            """Add a chunk of whole segments, or of a part of one."""
+            segment, inner = divmod(tap, fuse)
+            segments = max(1, (tap_end - tap) // fuse)
+            run = (tap_end - tap) // segments * (high - low)
+            chunks.append([segment, segment + segments, run, inner * c + low, tap, tap_end, low, high])
+
+        if taps == 0:
+            chunks.append([0] * T.CHUNK_FIELDS)
+            return 1
+        if self.geometry.groups == 1 and c > limit:
+            pieces = -(-c // limit)
+            for tap in range(taps):
+                for low, high in _even_cuts(c, pieces):
+                    add(tap, tap + 1, low, high)
+            return -(-c // pieces)
+        # All rows of a tile, with the channels of all of a job's groups, must fit in the panel.
+        most = max(1, min(limit // c, self.blocking.panel // (self.panel_channels * self.rows)))
+        if most >= taps:
+            add(0, taps, 0, c)
+            return taps * self.panel_channels
+        if fuse > most:
+            cuts = [(s + low, s + high) for s in range(0, taps, fuse) for low, high in _even_cuts(fuse, -(-fuse // most))]
+        else:
+            segments = taps // fuse
+            cuts = [(low * fuse, high * fuse) for low, high in _even_cuts(segments, -(-segments // (most // fuse)))]
+        for tap, tap_end in cuts:
+            add(tap, tap_end, 0, c)
+        return max(tap_end - tap for tap, tap_end in cuts) * self.panel_channels
+
+    def _describe_axes(self, row: list[int], phase_h: Phase, phase_w: Phase) -> None:
+        h, w = phase_h.axis, phase_w.axis
+        row[T.OUT_H], row[T.OUT_W] = h.out, w.out
+        if self.in_place:
+            row[T.H_FIRST], row[T.H_END] = h.interior
+            row[T.W_FIRST], row[T.W_END] = w.interior
+        row[T.STRIDE_H], row[T.STRIDE_W] = h.stride, w.stride
+        row[T.DILATION_H], row[T.DILATION_W] = h.dilation, w.dilation
+        row[T.LO_H], row[T.LO_W] = h.lo, w.lo
+        row[T.TAPS_W] = max(1, w.taps)
+        _, step_h, step_w, _ = self.memory.y_steps
+        row[T.Y_OFFSET] = phase_h.out_start * step_h + phase_w.out_start * step_w
+        row[T.Y_STEP_H], row[T.Y_STEP_W] = phase_h.out_step * step_h, phase_w.out_step * step_w
+
+    def _blocks(self, row: list[int], phase_h: Phase, phase_w: Phase, lengths: set[int]) -> tuple[int, int]:
+        """Cut a phase's positions into lines and blocks; give the number of blocks and the most positions in one."""
+        n, h, w = self.geometry.n, phase_h.axis, phase_w.axis
+        lines, length = n * h.out, w.out
+        step_n, step_h, step_w, _ = self.memory.y_steps
+        evenly = row[T.Y_STEP_H] == w.out * row[T.Y_STEP_W] and (n == 1 or step_n == h.out * row[T.Y_STEP_H])
+        if self.panels_only and (evenly or self.scratch):
+            lines, length = 1, lines * length  # tiles may cross the rows of the image
+        limit = self._block_limit(w)
+        if self.workers > 1:
+            # Four blocks for each thread let the last ones finish together.
+            share = -(-lines * length // (4 * self.workers))
+            limit = max(self.rows, min(limit, -(-share // self.rows) * self.rows))
+        row[T.LINES], row[T.LINE_LENGTH] = lines, length
+        if lines * length == 0:
+            row[T.BLOCK], row[T.BLOCKS_PER_LINE], row[T.LINES_PER_BLOCK] = 1, 1, 1
+            return 0, 1
+        if length > limit:
+            pieces = -(-length // limit)
+            block = -(-(-(-length // pieces)) // self.rows) * self.rows
+            pieces = -(-length // block)
+            row[T.BLOCK], row[T.BLOCKS_PER_LINE], row[T.LINES_PER_BLOCK] = block, pieces, 1
+            lengths |= {block, length - (pieces - 1) * block}
+            return lines * pieces, block
+        per_block = max(1, limit // length)
+        row[T.BLOCK], row[T.BLOCKS_PER_LINE], row[T.LINES_PER_BLOCK] = length, 1, per_block
+        lengths.add(length)
+        return -(-lines // per_block), per_block * length
+
+    def _block_limit(self, w: Axis) -> int:
+        span = self.blocking.rows_span // max(1, w.stride * self.channels)
+        limit = max(self.rows, min(self.blocking.max_positions, span))
+        return max(1, limit // self.rows) * self.rows
+
+    def _column_blocks(self, n_blocks: int) -> int:
+        """Cut the columns too where positions alone do not keep the threads busy, or groups would widen the panel."""
+        columns = self.layout.columns
+        blocks = 1
+        if self.workers > 1 and n_blocks < 4 * self.workers:
+            blocks = -(-4 * self.workers // max(1, n_blocks))
+        if self.geometry.groups > 1 and columns:
+            terms = self.h.taps * self.w.taps * self.channels * self.rows
+            blocks = max(blocks, -(-terms // self.blocking.panel))
+        blocks = max(1, min(blocks, len(columns)))
+        cuts = [columns[low:high] for low, high in _even_cuts(len(columns), blocks)] if columns else []
+        widths = [cut[-1][T.CHANNEL_END] - cut[0][T.CHANNEL] for cut in cuts]
+        self.panel_channels = max([1, *widths])
+        self.held_columns = max(
+            [1, *(cut[-1][T.OUT_CHANNEL] + cut[-1][T.COLUMNS] - cut[0][T.OUT_CHANNEL] for cut in cuts)]
+        )
+        return blocks
+
+    def _call_row(self, panel_terms: int, max_positions: int, segments: int) -> list[int]:
+        geometry, memory = self.geometry, self.memory
+        call = [0] * T.CALL_FIELDS
+        call[T.DEPTHWISE], call[T.REPEAT] = int(self.depthwise), self.repeat
+        call[T.HALF] = memory.half
+        call[T.PADDING_MODE] = PADDING_MODES.index(geometry.spec.padding_mode)
+        call[T.GROUP_CHANNELS] = self.group_channels
+        call[T.ROWS] = self.rows
+        panel_rows = max(self.rows, min(self.blocking.panel // panel_terms, max_positions))
+        call[T.PANEL_ROWS], call[T.PANEL_SIZE] = panel_rows, panel_rows * panel_terms
+        call[T.SCRATCH] = int(self.scratch)
+        scratch_rows = max(self.rows, min(self.blocking.panel // self.held_columns, max_positions))
+        call[T.SCRATCH_ROWS] = scratch_rows if self.scratch else max_positions
+        call[T.SCRATCH_SIZE] = scratch_rows * self.held_columns if self.scratch else 1
+        call[T.MAX_TILES] = max_positions
+        call[T.MAX_SEGMENTS] = max(1, segments)
+        call[T.X_H], call[T.X_W] = self.h.size, self.w.size
+        call[T.X_STEP_N], call[T.X_STEP_H], call[T.X_STEP_W], call[T.X_STEP_C] = memory.x_steps
+        call[T.Y_STEP_N], call[T.Y_STEP_C] = memory.y_steps[0], memory.y_steps[3]
+        return call
+
+    def _kernels(self, lengths: set[int]) -> np.ndarray:
+        """Compile the tile kernels that lines of these lengths use: those of the rows they are cut into, evenly."""
+        kernels = np.zeros((max_vectors() + 1, self.rows + 1), np.int64)
+        kind = DEPTHWISE if self.depthwise else DENSE
+        for length in lengths:
+            tiles = -(-length // self.rows)
+            for rows in {length // tiles, -(-length // tiles)}:
+                for vectors in {column[T.VECTORS] for column in self.layout.columns}:
+                    kernels[vectors, rows] = tile_kernel(self.memory.compute, kind, rows, vectors)
+        return kernels

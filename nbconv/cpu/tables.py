@@ -1,0 +1,70 @@
+"""The integers that the planner hands to the loops: one name for each column of each table.
+
+Tables are int64 arrays: they cost one argument each and no specialisation. Offsets and strides count numbers, not bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+_next = itertools.count().__next__
+
+# The call: one row.
+CALL_JOBS = _next()  # jobs of all phases
+COLUMN_BLOCKS = _next()  # a job is one block of positions and one block of columns
+DEPTHWISE = _next()  # 1: column o reads channel o of x (after `repeat`) only
+HALF = _next()  # storage of x and y: NOT_HALF, FLOAT16, BFLOAT16
+PADDING_MODE = _next()  # index in geometry.PADDING_MODES
+REPEAT = _next()  # output channels for each input channel, depthwise
+GROUP_CHANNELS = _next()  # channels of x in the reduction of one output
+ROWS = _next()  # rows of a full tile
+PANEL_ROWS, PANEL_SIZE = _next(), _next()
+SCRATCH, SCRATCH_ROWS, SCRATCH_SIZE = _next(), _next(), _next()  # 1: sums are held apart and converted at the end
+MAX_TILES = _next()
+MAX_SEGMENTS = _next()
+X_H, X_W = _next(), _next()  # sizes
+X_STEP_N, X_STEP_H, X_STEP_W, X_STEP_C = _next(), _next(), _next(), _next()
+Y_STEP_N, Y_STEP_C = _next(), _next()
+CALL_FIELDS = _next()
+
+_next = itertools.count().__next__
+
+# A phase: one row each; positions of a phase form lines, which tiles do not cross.
+JOB_END = _next()  # the phase's jobs end before this one
+LINES, LINE_LENGTH = _next(), _next()
+BLOCK, BLOCKS_PER_LINE = _next(), _next()  # a long line is cut into blocks of positions
+LINES_PER_BLOCK = _next()  # several short lines make one
+OUT_H, OUT_W = _next(), _next()
+H_FIRST, H_END, W_FIRST, W_END = _next(), _next(), _next(), _next()  # positions whose rows are read in place
+STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, LO_H, LO_W = (_next() for _ in range(6))
+TAPS_W = _next()
+SEGMENT = _next()  # first column in the tables of segments
+SEGMENT_TAPS = _next()  # taps that one segment fuses
+CHUNK, CHUNK_END = _next(), _next()
+WEIGHT_START = _next()
+WEIGHT_TERMS = _next()  # terms between two tiles of packed columns; 1 in place
+Y_OFFSET, Y_STEP_H, Y_STEP_W = _next(), _next(), _next()
+PHASE_FIELDS = _next()
+
+_next = itertools.count().__next__
+
+# A chunk of the reduction: the terms whose weights are in cache together.
+CHUNK_SEGMENT, CHUNK_SEGMENT_END = _next(), _next()
+CHUNK_RUN = _next()  # terms of each of its segments
+CHUNK_K = _next()  # where in its segments it begins, in terms
+CHUNK_TAP, CHUNK_TAP_END = _next(), _next()
+CHUNK_CHANNEL, CHUNK_CHANNEL_END = _next(), _next()
+CHUNK_FIELDS = _next()
+
+_next = itertools.count().__next__
+
+# A tile of columns.
+VECTORS = _next()
+LAST_COLUMNS = _next()  # valid columns of its last vector
+COLUMNS = _next()  # valid columns in all
+CHANNEL, CHANNEL_END = _next(), _next()  # channels of x that it reads
+WEIGHT_OFFSET, WEIGHT_K = _next(), _next()
+OUT_CHANNEL = _next()
+COLUMN_FIELDS = _next()
+
+NOT_HALF, FLOAT16, BFLOAT16 = range(3)

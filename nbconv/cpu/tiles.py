@@ -1,0 +1,65 @@
+"""Tile sizes and blocking, as data: numbers that were measured, each with its reason.
+
+A tile holds `rows` x `vectors` accumulators in registers. `vectors` more hold a row of weights; the factor of the
+other operand comes straight from memory (AVX-512) or takes one register more.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..runtime.target import host_target
+
+__all__ = ["SERIAL_FLOPS", "Blocking", "blocking", "max_rows", "max_vectors", "split_columns"]
+
+# vectors in a tile -> rows, for 32 and for 16 vector registers. At least 8 accumulators hide the latency of the
+# multiply-add on two units; more rows mean fewer loads of weights for each of them.
+_DENSE_ROWS = {32: {1: 14, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
+# Depthwise tiles load one vector for each multiply-add, whatever their shape; these keep the weights in registers.
+_DEPTHWISE_ROWS = {32: {1: 14, 2: 12, 3: 8, 4: 6}, 16: {1: 8, 2: 4, 3: 3}}
+
+
+class Blocking(NamedTuple):
+    """Sizes in numbers (not bytes) that keep each operand in its cache."""
+
+    reduction: int
+    """Terms of the reduction taken at once: with one tile of columns they are the weights that stay in L2."""
+    panel: int
+    """Numbers of a panel of gathered rows: it shares L2 with those weights."""
+    rows_span: int
+    """Numbers of x that one job sweeps for every tile of columns."""
+    max_positions: int
+    """Output positions of a job: enough to use each weight often, few enough to balance threads."""
+
+
+def max_vectors() -> int:
+    """Give the widest tile, in vector registers."""
+    return max(_DENSE_ROWS[host_target().registers])
+
+
+def max_rows(vectors: int, depthwise: bool) -> int:
+    """Give the rows of a full tile of that width."""
+    return (_DEPTHWISE_ROWS if depthwise else _DENSE_ROWS)[host_target().registers][vectors]
+
+
+def split_columns(vectors: int, widest: int) -> list[int]:
+    """Cut a row of vectors into tiles of nearly equal width: 5 of at most 4 make 3 + 2, not 4 + 1."""
+    tiles = -(-vectors // widest)
+    return [vectors // tiles + (i < vectors % tiles) for i in range(tiles)]
+
+
+def blocking(dtype: np.dtype) -> Blocking:
+    """Give the cache blocking for `dtype` (float32 or float64), sized for an L2 of 1 MiB a core."""
+    scale = 4 / dtype.itemsize
+    return Blocking(
+        reduction=int(1024 * scale),
+        panel=int((1 << 17) * scale),
+        rows_span=int(96 * 1024 * scale),
+        max_positions=512,
+    )
+
+
+# Work below this runs on the calling thread: waking a second one costs a few microseconds.
+SERIAL_FLOPS = 1_000_000

@@ -1,0 +1,308 @@
+"""The four convolutions on channels-last arrays: check, bind, run."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .arrays import check_array, check_out, one_dtype
+from .geometry import ConvSpec, Geometry, bind
+
+__all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]
+
+ALGORITHMS = ("auto", "direct", "im2col")
+# name -> default of its one parameter, None where it has none
+ACTIVATIONS: dict[str, float | None] = {
+    "relu": None,
+    "leaky_relu": 0.01,
+    "relu6": None,
+    "elu": 1.0,
+    "gelu": None,
+    "gelu_tanh": None,
+    "silu": None,
+    "tanh": None,
+    "sigmoid": None,
+    "softplus": None,
+    "hardswish": None,
+    "hardsigmoid": None,
+}
+Activation = str | tuple[str, float] | None
+
+
+def conv1d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    activation: Activation = None,
+    out: np.ndarray | None = None,
+    algorithm: str = "auto",
+) -> np.ndarray:
+    """Convolve (cross-correlate) channels-last sequences.
+
+    Parameters
+    ----------
+    x : ndarray, shape (N, L, C_in) or (L, C_in)
+        float32, float64, float16 or bfloat16 (``ml_dtypes``); any strides.
+    weight : ndarray, shape (C_out, C_in / groups, K)
+        PyTorch's shape, any strides. Keras and JAX weights `(K, C_in, C_out)` enter as ``w.transpose(2, 1, 0)``.
+    bias : ndarray, shape (C_out,), optional
+        Added to each output position. `x`, `weight` and `bias` share one dtype.
+    stride, dilation : int or tuple of one int
+        Step between output positions, and between taps, in input positions.
+    padding : int, tuple or str
+        Zeros at both ends: an int, ``(int,)``, one pair ``((lo, hi),)``, ``"valid"`` (none), ``"same"`` (output length
+        ``ceil(L / stride)``, the odd one on the right) or ``"causal"`` (``dilation * (K - 1)`` on the left).
+    groups : int
+        Channels are cut into this many groups that do not see each other.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}
+        What stands in the padding.
+    activation : str or (str, float), optional
+        Applied to each output while it is in cache: "relu", ("leaky_relu", slope), "gelu", "silu", "tanh", "sigmoid",
+        ("elu", alpha), "relu6", "hardswish", "hardsigmoid", "softplus", "gelu_tanh".
+    out : ndarray, shape of the result, optional
+        Written and returned; any strides.
+    algorithm : {"auto", "direct", "im2col"}
+        "direct" reads rows in place, "im2col" gathers them into a small panel; the bits are the same.
+
+    Returns
+    -------
+    ndarray, shape (N, L_out, C_out) or (L_out, C_out)
+        C-contiguous; ``L_out = (L + lo + hi - dilation * (K - 1) - 1) // stride + 1``.
+
+    Raises
+    ------
+    ValueError
+        Where shapes or parameters do not fit each other.
+    TypeError
+        Where an argument is of a type that nbconv does not compute.
+
+    Examples
+    --------
+    >>> import numpy as np, nbconv
+    >>> x = np.array([[2], [1], [1], [3]], np.float32)
+    >>> nbconv.conv1d(x, np.array([[[1, 1, 5]]], np.float32)).ravel()
+    array([ 8., 17.], dtype=float32)
+    """
+    spec = _spec("conv1d", stride, padding, dilation, groups, 0, padding_mode)
+    return convolve(spec, x, weight, bias, activation, out, algorithm)
+
+
+def conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    activation: Activation = None,
+    out: np.ndarray | None = None,
+    algorithm: str = "auto",
+) -> np.ndarray:
+    """Convolve (cross-correlate) channels-last images; all as `conv1d`, with two spatial axes.
+
+    Parameters
+    ----------
+    x : ndarray, shape (N, H, W, C_in) or (H, W, C_in)
+        The images.
+    weight : ndarray, shape (C_out, C_in / groups, KH, KW)
+        Keras and JAX weights `(KH, KW, C_in, C_out)` enter as ``w.transpose(3, 2, 0, 1)``.
+    bias : ndarray, shape (C_out,), optional
+        Added to each output position.
+    stride, dilation : int or (int, int)
+        One for both axes, or one each.
+    padding : int, tuple or str
+        An int, ``(h, w)``, ``((top, bottom), (left, right))``, ``"valid"`` or ``"same"``.
+    groups, padding_mode, activation, out, algorithm
+        As in `conv1d`.
+
+    Returns
+    -------
+    ndarray, shape (N, H_out, W_out, C_out) or (H_out, W_out, C_out)
+        C-contiguous.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `conv1d`.
+
+    Examples
+    --------
+    >>> import numpy as np, nbconv
+    >>> nbconv.conv2d(np.ones((1, 4, 4, 2)), np.ones((3, 2, 3, 3)), padding=1)[0, :, :, 0]
+    array([[ 8., 12., 12.,  8.],
+           [12., 18., 18., 12.],
+           [12., 18., 18., 12.],
+           [ 8., 12., 12.,  8.]])
+    """
+    spec = _spec("conv2d", stride, padding, dilation, groups, 0, padding_mode)
+    return convolve(spec, x, weight, bias, activation, out, algorithm)
+
+
+def conv_transpose1d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    activation: Activation = None,
+    out: np.ndarray | None = None,
+    algorithm: str = "auto",
+) -> np.ndarray:
+    """Transposed convolution of channels-last sequences: the exact adjoint of `conv1d` in `x`.
+
+    Parameters
+    ----------
+    x : ndarray, shape (N, L, C_in) or (L, C_in)
+        The sequences.
+    weight : ndarray, shape (C_in, C_out / groups, K)
+        PyTorch's shape, any strides. Keras weights `(K, C_out, C_in)` enter as ``w.transpose(2, 1, 0)``.
+    bias : ndarray, shape (C_out,), optional
+        Added to each output position.
+    stride, dilation : int or tuple of one int
+        Step between the outputs of successive inputs, and between taps, in output positions.
+    padding : int, tuple or str
+        Crop of the full output: an int, ``(int,)``, one pair ``((lo, hi),)``, ``"valid"`` (none), ``"same"`` (output
+        length ``L * stride``) or ``"causal"`` (the same length, all cropped at the end).
+    output_padding : int or tuple of one int
+        Positions added at the end, less than ``max(stride, dilation)``.
+    groups, activation, out, algorithm
+        As in `conv1d`.
+
+    Returns
+    -------
+    ndarray, shape (N, L_out, C_out) or (L_out, C_out)
+        C-contiguous; ``L_out = (L - 1) * stride + dilation * (K - 1) + 1 - lo - hi + output_padding``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `conv1d`.
+
+    Examples
+    --------
+    >>> import numpy as np, nbconv
+    >>> nbconv.conv_transpose1d(np.ones((2, 1)), np.ones((1, 1, 3))).ravel()
+    array([1., 2., 2., 1.])
+    """
+    spec = _spec("conv_transpose1d", stride, padding, dilation, groups, output_padding, "zeros")
+    return convolve(spec, x, weight, bias, activation, out, algorithm)
+
+
+def conv_transpose2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    activation: Activation = None,
+    out: np.ndarray | None = None,
+    algorithm: str = "auto",
+) -> np.ndarray:
+    """Transposed convolution of channels-last images: the exact adjoint of `conv2d` in `x`.
+
+    Parameters
+    ----------
+    x : ndarray, shape (N, H, W, C_in) or (H, W, C_in)
+        The images.
+    weight : ndarray, shape (C_in, C_out / groups, KH, KW)
+        Keras weights `(KH, KW, C_out, C_in)` enter as ``w.transpose(3, 2, 0, 1)``.
+    bias : ndarray, shape (C_out,), optional
+        Added to each output position.
+    stride, dilation, output_padding : int or (int, int)
+        As in `conv_transpose1d`, one for both axes or one each.
+    padding : int, tuple or str
+        Crop of the full output: an int, ``(h, w)``, ``((top, bottom), (left, right))``, ``"valid"`` or ``"same"``.
+    groups, activation, out, algorithm
+        As in `conv1d`.
+
+    Returns
+    -------
+    ndarray, shape (N, H_out, W_out, C_out) or (H_out, W_out, C_out)
+        C-contiguous.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `conv1d`.
+
+    Examples
+    --------
+    >>> import numpy as np, nbconv
+    >>> nbconv.conv_transpose2d(np.ones((1, 2, 2, 1)), np.ones((1, 1, 2, 2)), stride=2).shape
+    (1, 4, 4, 1)
+    """
+    spec = _spec("conv_transpose2d", stride, padding, dilation, groups, output_padding, "zeros")
+    return convolve(spec, x, weight, bias, activation, out, algorithm)
+
+
+_cached_spec = lru_cache(maxsize=1024)(ConvSpec.of)
+
+
+def _spec(op: str, *parameters: Any) -> ConvSpec:
+    try:
+        return _cached_spec(op, *parameters)
+    except TypeError:  # a list cannot be hashed; anything worse is refused again, with its own text
+        return ConvSpec.of(op, *parameters)
+
+
+def convolve(
+    spec: ConvSpec, x: Any, weight: Any, bias: Any, activation: Activation, out: Any, algorithm: str
+) -> np.ndarray:
+    """Run any of the four: check everything, then bind, lay out the weights and launch."""
+    op = spec.op
+    x, weight = check_array(op, "x", x), check_array(op, "weight", weight)
+    bias = None if bias is None else check_array(op, "bias", bias)
+    dtype = one_dtype(op, x=x, weight=weight, bias=bias)
+    geometry = bind(spec, x.shape, weight.shape, None if bias is None else bias.shape)
+    named = check_activation(op, activation)
+    check_algorithm(op, algorithm)
+    y = output(geometry, dtype, out, x, weight, bias)
+    from .cpu import backend
+
+    weights = backend.prepare_weights(spec, weight, may_view=True)
+    numbers = backend.prepare_bias(bias, geometry.c_out, dtype)
+    backend.run(geometry, x, weights, numbers, y, backend.activation_address(named, dtype), algorithm)
+    return y
+
+
+def output(geometry: Geometry, dtype: np.dtype, out: Any, *inputs: np.ndarray | None) -> np.ndarray:
+    """Allocate the result, or check the array that is to hold it."""
+    if out is None:
+        return np.empty(geometry.output_shape, dtype)
+    return check_out(geometry.spec.op, out, geometry.output_shape, dtype, *inputs)
+
+
+def check_algorithm(op: str, algorithm: str) -> None:
+    """Refuse an unknown algorithm."""
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"{op}: algorithm must be one of {', '.join(ALGORITHMS)}; got {algorithm!r}")
+
+
+def check_activation(op: str, activation: Activation) -> tuple[str, float | None] | None:
+    """Split an activation into its name and its parameter."""
+    if activation is None:
+        return None
+    name, *parameters = (activation,) if isinstance(activation, str) else activation
+    if name not in ACTIVATIONS or len(parameters) > (ACTIVATIONS[name] is not None):
+        known = ", ".join(name if value is None else f"({name!r}, {value})" for name, value in ACTIVATIONS.items())
+        raise ValueError(f"{op}: activation must be None or one of {known}; got {activation!r}")
+    return name, (float(parameters[0]) if parameters else ACTIVATIONS[name])

@@ -1,0 +1,91 @@
+"""Calls through an address: a loop compiled once runs functions that were compiled, or chosen, later."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, types
+from numba.core import errors
+from numba.extending import intrinsic
+
+from .jit import SAFE_MATH, overload, pure, serial_math
+
+__all__ = ["NOTHING", "elementwise", "map_tile"]
+
+NOTHING = 0
+_I64 = ir.IntType(64)
+_lock = threading.Lock()
+_compiled: dict[tuple[Callable[[Any], Any], np.dtype], tuple[int, Any]] = {}
+_plain: list[Callable[[Any], Any]] = [lambda value: value]
+
+
+def map_tile(address: int, array: np.ndarray, start: int, rows: int, row_step: int, columns: int) -> None:
+    """Replace each number of a tile of a flat array by the function's value; `NOTHING` leaves them."""
+    if address == NOTHING:
+        return
+    for m in range(rows):
+        for i in range(start + m * row_step, start + m * row_step + columns):
+            array[i] = _plain[address](array[i])
+
+
+def elementwise(function: Callable[[Any], Any], dtype: np.dtype) -> int:
+    """Compile a function of one number for `map_tile` and return its address.
+
+    Raises
+    ------
+    TypeError
+        Where Numba cannot compile the function; the text says why.
+    """
+    key = (function, dtype)
+    with _lock:
+        if key not in _compiled:
+            _compiled[key] = _register(function) if pure() else _compile(function, dtype)
+        return _compiled[key][0]
+
+
+def _register(function: Callable[[Any], Any]) -> tuple[int, Any]:
+    _plain.append(getattr(function, "py_func", function))
+    return len(_plain) - 1, None
+
+
+def _compile(function: Callable[[Any], Any], dtype: np.dtype) -> tuple[int, Any]:
+    scalar = function if hasattr(function, "py_func") else serial_math(function)
+    number = types.float32 if dtype.itemsize == 4 else types.float64
+
+    def tile(pointer, rows, row_step, columns):  # type: ignore[no-untyped-def]
+        flat = carray(pointer, (rows * row_step + columns,))
+        for m in range(rows):
+            for i in range(m * row_step, m * row_step + columns):
+                flat[i] = scalar(flat[i])
+
+    signature = types.void(types.CPointer(number), types.intp, types.intp, types.intp)
+    try:
+        compiled = cfunc(signature, nopython=True, fastmath=set(SAFE_MATH))(tile)
+    except errors.NumbaError as error:
+        name = getattr(function, "__name__", repr(function))
+        raise TypeError(f"activation {name} cannot be compiled for {dtype}: {error}") from None
+    return int(compiled.address), compiled
+
+
+@overload(map_tile)
+def _map_tile(address, array, start, rows, row_step, columns):  # type: ignore[no-untyped-def]
+    def call(address, array, start, rows, row_step, columns):  # type: ignore[no-untyped-def]
+        if address != NOTHING:
+            _call_address(address, array.ctypes.data + array.itemsize * start, rows, row_step, columns)
+
+    return call
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _call_address(typing_context, address, pointer, rows, row_step, columns):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        function_type = ir.FunctionType(ir.VoidType(), [_I64.as_pointer(), _I64, _I64, _I64])
+        callee = builder.inttoptr(args[0], function_type.as_pointer())
+        builder.call(callee, [builder.inttoptr(args[1], _I64.as_pointer()), *args[2:]])
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 5), codegen

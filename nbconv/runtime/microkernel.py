@@ -1,0 +1,244 @@
+"""The micro-kernel: one tile of a product, emitted as LLVM IR, with its plain-Python twin.
+
+`tile_kernel` compiles a kernel for one tile size on first use and returns its address; `run_tile` calls it. Loops are
+compiled without knowing any tile size, so a shape costs only the few small kernels that it uses.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import cfunc, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.lib.stride_tricks import as_strided
+
+from .jit import overload, pure
+from .target import lanes
+
+__all__ = ["DENSE", "DEPTHWISE", "run_tile", "tile_kernel"]
+
+DENSE, DEPTHWISE = 0, 1
+_N_ARGS = 14
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_lock = threading.RLock()
+_kept_alive: list[Any] = []
+
+
+def run_tile(
+    kernel: int,
+    a: np.ndarray,
+    a_start: int,
+    a_row: int,
+    a_k: int,
+    a_taps: np.ndarray,
+    b: np.ndarray,
+    b_start: int,
+    b_k: int,
+    b_taps: np.ndarray,
+    tap: int,
+    tap_end: int,
+    run: int,
+    init: np.ndarray,
+    init_start: int,
+    init_row: int,
+    c: np.ndarray,
+    c_start: int,
+    c_row: int,
+    last_columns: int,
+) -> None:
+    """Compute one tile of `c`.
+
+    Math     c[m, o] = init[m, o] + sum_t sum_k a[m, t, k] * b[t, k, o]     (dense)
+             c[m, o] = init[m, o] + sum_t a[m, t, o] * b[t, o]              (depthwise)
+             for the taps t in [tap, tap_end), k in [0, run), in that order, one fused multiply-add a term
+    Shapes   all arrays are flat; element [m, t, k] of a lies at a_start + a_taps[t] + m * a_row + k * a_k,
+             element [t, k, o] of b at b_start + b_taps[t] + k * b_k + o
+    Edges    rows and vectors of columns are the kernel's own; of its last vector only `last_columns` are read from
+             `init` (and from a depthwise `a`) and written to `c`. `b` is read whole: it must be padded.
+    """
+    # This body is the plain twin: the documentation of the compiled one, and what runs interpreted.
+    kind, rows, vectors, width = (kernel >> 24) & 255, (kernel >> 16) & 255, (kernel >> 8) & 255, kernel & 255
+    columns = (vectors - 1) * width + last_columns
+    tile = _view(init, init_start, (rows, columns), (init_row, 1)).copy()
+    for t in range(tap, tap_end):
+        if kind == DEPTHWISE:
+            x = _view(a, a_start + a_taps[t], (rows, columns), (a_row, 1))
+            tile += x * _view(b, b_start + b_taps[t], (columns,), (1,))
+        else:
+            x = _view(a, a_start + a_taps[t], (rows, run), (a_row, a_k))
+            for k in range(run):
+                tile += x[:, k, None] * _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
+    _view(c, c_start, (rows, columns), (c_row, 1))[...] = tile
+
+
+def _view(flat: np.ndarray, start: int, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
+    return as_strided(flat[start:], shape, tuple(step * flat.itemsize for step in steps))
+
+
+@lru_cache(maxsize=None)
+def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
+    """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address."""
+    width = lanes(dtype)
+    if pure():
+        return (kind << 24) | (rows << 16) | (vectors << 8) | width
+    tile = _tile_intrinsic(dtype, kind, rows, vectors, width)
+
+    def kernel(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):  # type: ignore[no-untyped-def]
+        tile(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last)
+
+    with _lock:  # Numba's compiler is not reentrant across threads for one function object
+        compiled = cfunc(types.void(*[types.intp] * _N_ARGS), nopython=True)(kernel)
+        _kept_alive.append(compiled)
+    return int(compiled.address)
+
+
+@overload(run_tile)
+def _run_tile(  # type: ignore[no-untyped-def]
+    kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
+    init, init_start, init_row, c, c_start, c_row, last_columns,
+):  # fmt: skip
+    def call(  # type: ignore[no-untyped-def]
+        kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
+        init, init_start, init_row, c, c_start, c_row, last_columns,
+    ):  # fmt: skip
+        size = c.itemsize
+        _call_address(
+            kernel,
+            a.ctypes.data + size * a_start, a_row, a_k, a_taps.ctypes.data + 8 * tap,
+            b.ctypes.data + size * b_start, b_k, b_taps.ctypes.data + 8 * tap, tap_end - tap, run,
+            init.ctypes.data + size * init_start, init_row,
+            c.ctypes.data + size * c_start, c_row, last_columns,
+        )  # fmt: skip
+
+    return call
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _call_address(typing_context, address, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):  # type: ignore[no-untyped-def]  # noqa: E501
+    """Call the tile kernel at `address`."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        kernel_type = ir.FunctionType(ir.VoidType(), [_I64] * _N_ARGS)
+        builder.call(builder.inttoptr(args[0], kernel_type.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * (_N_ARGS + 1)), codegen
+
+
+def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int) -> Any:
+    """Make the intrinsic of one tile: accumulators stay in registers from the first tap to the store."""
+    scalar = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
+    vector, size = ir.VectorType(scalar, width), dtype.itemsize
+    mask_type, name = ir.VectorType(ir.IntType(1), width), f"v{width}f{8 * size}"
+    tile = [(m, v) for m in range(rows) for v in range(vectors)]
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last = args
+
+        def function(result, arguments, symbol):  # type: ignore[no-untyped-def]
+            return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), symbol)
+
+        multiply_add = function(vector, [vector] * 3, f"llvm.fmuladd.{name}")
+        masked_load = function(vector, [vector.as_pointer(), _I32, mask_type, vector], f"llvm.masked.load.{name}.p0")
+        masked_store = function(
+            ir.VoidType(), [vector, vector.as_pointer(), _I32, mask_type], f"llvm.masked.store.{name}.p0"
+        )
+
+        def pointer(address, of):  # type: ignore[no-untyped-def]
+            return builder.inttoptr(address, of.as_pointer())
+
+        def splat(value, lane_type):  # type: ignore[no-untyped-def]
+            one = builder.insert_element(ir.Constant(ir.VectorType(lane_type, width), ir.Undefined), value, _I32(0))
+            return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, width), [0] * width))
+
+        lane = ir.Constant(ir.VectorType(_I32, width), list(range(width)))
+        mask = builder.icmp_signed("<", lane, splat(builder.trunc(last, _I32), _I32))
+
+        # NumPy promises the alignment of one number, never of a vector.
+        def vector_pointer(start, v):  # type: ignore[no-untyped-def]
+            return builder.bitcast(builder.gep(start, [_I64(v * width)]), vector.as_pointer())
+
+        def load(start, v, trim):  # type: ignore[no-untyped-def]
+            address = vector_pointer(start, v)
+            if trim and v == vectors - 1:
+                return builder.call(masked_load, [address, _I32(size), mask, ir.Constant(vector, None)])
+            return builder.load(address, align=size)
+
+        def store(value, start, v):  # type: ignore[no-untyped-def]
+            if v == vectors - 1:
+                builder.call(masked_store, [value, vector_pointer(start, v), _I32(size), mask])
+            else:
+                builder.store(value, vector_pointer(start, v), align=size)
+
+        def row_pointer(start, row_stride, m):  # type: ignore[no-untyped-def]
+            return builder.gep(start, [builder.mul(row_stride, _I64(m))])
+
+        def phis(block, values):  # type: ignore[no-untyped-def]
+            made = [builder.phi(vector) for _ in values]
+            for phi, value in zip(made, values, strict=True):
+                phi.add_incoming(value, block)
+            return made
+
+        start = [load(row_pointer(pointer(init, scalar), init_row, m), v, True) for m, v in tile]
+        a, b, c = (pointer(address, scalar) for address in (a, b, c))
+        a_taps, b_taps = pointer(a_taps, _I64), pointer(b_taps, _I64)
+        entry = builder.block
+        tap_head, tap_body, k_loop, tap_end, done = (
+            builder.append_basic_block(name) for name in ("tap_head", "tap_body", "k_loop", "tap_end", "done")
+        )
+        builder.branch(tap_head)
+
+        builder.position_at_end(tap_head)
+        t = builder.phi(_I64)
+        t.add_incoming(_I64(0), entry)
+        outer = phis(entry, start)
+        builder.cbranch(builder.icmp_signed("<", t, taps), tap_body, done)
+
+        builder.position_at_end(tap_body)
+        a_tap = builder.gep(a, [builder.load(builder.gep(a_taps, [t]))])
+        b_tap = builder.gep(b, [builder.load(builder.gep(b_taps, [t]))])
+        builder.branch(k_loop)
+
+        builder.position_at_end(k_loop)
+        k, a_here, b_here = builder.phi(_I64), builder.phi(a.type), builder.phi(b.type)
+        for phi, value in ((k, _I64(0)), (a_here, a_tap), (b_here, b_tap)):
+            phi.add_incoming(value, tap_body)
+        inner = phis(tap_body, outer)
+        weights = [load(b_here, v, False) for v in range(vectors)]
+        sums = []
+        for m in range(rows):
+            row = row_pointer(a_here, a_row, m)
+            if kind == DENSE:
+                factors = [splat(builder.load(row, align=size), scalar)] * vectors
+            else:
+                factors = [load(row, v, True) for v in range(vectors)]
+            for v in range(vectors):
+                sums.append(builder.call(multiply_add, [factors[v], weights[v], inner[m * vectors + v]]))
+        k_next = builder.add(k, _I64(1))
+        for phi, value in ((k, k_next), (a_here, builder.gep(a_here, [a_k])), (b_here, builder.gep(b_here, [b_k]))):
+            phi.add_incoming(value, k_loop)
+        for phi, value in zip(inner, sums, strict=True):
+            phi.add_incoming(value, k_loop)
+        builder.cbranch(builder.icmp_signed("<", k_next, run), k_loop, tap_end)
+
+        builder.position_at_end(tap_end)
+        t.add_incoming(builder.add(t, _I64(1)), tap_end)
+        for phi, value in zip(outer, sums, strict=True):
+            phi.add_incoming(value, tap_end)
+        builder.branch(tap_head)
+
+        builder.position_at_end(done)
+        for (m, v), value in zip(tile, outer, strict=True):
+            store(value, row_pointer(c, c_row, m), v)
+        return context.get_dummy_value()
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def tile_product(typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):  # type: ignore[no-untyped-def]  # noqa: E501
+        return types.void(*[types.intp] * _N_ARGS), codegen
+
+    return tile_product
