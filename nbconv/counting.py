@@ -42,7 +42,7 @@ from .incidence import incidence
 
 __all__ = ["CONVENTIONS", "OPERATIONS", "OperationCount", "count_activation", "count_bound", "count_operations"]
 
-Activation = str | tuple[str, float | None] | Callable[..., Any] | None
+Activation = str | tuple[str, float] | Callable[..., Any] | None
 
 CONVENTIONS = ("exact", "moduleprofiler", "flop_counter")
 GRADIENTS = ("x", "weight", "bias")

@@ -176,7 +176,7 @@ def _transposed_axis(call: Call, i: int) -> Joins | None:
     else:
         lo, length = call.padding[i][0], (size - 1) * s + reach - sum(call.padding[i])
     length += call.output_padding[i]
-    if length < 0 or (length == 0 and size):
+    if length < 0:
         return None
     full = [(source * s + tap * d - lo, tap, source) for source in range(size) for tap in range(taps)]
     return [(p, tap, source) for p, tap, source in full if 0 <= p < length], length

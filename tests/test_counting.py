@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.count_networks import count_network
+from bench.networks import NETWORKS
 from nbconv import count_command
 from nbconv.counting import ACTIVATION_COSTS, OperationCount, count_activation, count_operations
+from nbconv.functional import ACTIVATIONS
 from nbconv.geometry import Axis
 from nbconv.incidence import Incidence, axis_incidence
 from nbconv.time_floor import ITEM_SIZES, roofline
@@ -35,6 +38,8 @@ def calls(draw: Any, ndim: int) -> Call:
     longest, most_taps = (12, 6) if ndim == 1 else (4, 3)
     groups = draw(st.integers(1, 3))
 
+    mostly_some = st.sampled_from([1, 2] * 5 + [0])
+
     def each(entries: Any) -> Any:
         return draw(st.tuples(*[entries] * ndim))
 
@@ -43,17 +48,19 @@ def calls(draw: Any, ndim: int) -> Call:
     pairs = st.tuples(*[st.tuples(st.integers(0, 7), st.integers(0, 7))] * ndim)
     return Call(
         op=f"conv{'_transpose' if transposed else ''}{ndim}d",
-        n=draw(st.integers(0, 2)),
+        n=draw(mostly_some),
         sizes=each(st.integers(0, longest)),
         kernel=each(st.integers(1, most_taps)),
         stride=stride,
         dilation=dilation,
         padding=draw(pairs | st.sampled_from(words)),
         output_padding=tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)),
-        padding_mode="zeros" if transposed else draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
+        padding_mode="zeros"
+        if transposed
+        else draw(st.sampled_from(["zeros"] * 3 + ["reflect", "replicate", "circular"])),
         groups=groups,
-        c_in=groups * draw(st.integers(0, 2)),
-        c_out=groups * draw(st.integers(0, 2)),
+        c_in=groups * draw(mostly_some),
+        c_out=groups * draw(mostly_some),
         bias=draw(st.booleans()),
     )
 
@@ -245,6 +252,10 @@ def test_counts_add_up() -> None:
 # ---- activations ---------------------------------------------------------------------------------------------------
 
 
+def test_every_activation_has_its_cost() -> None:
+    assert ACTIVATION_COSTS.keys() == ACTIVATIONS.keys()
+
+
 def test_activation_is_counted_apart() -> None:
     plain = count_operations("conv1d", (2, 7, 3), (4, 3, 3))
     for name, (comparisons, operations) in ACTIVATION_COSTS.items():
@@ -256,6 +267,10 @@ def test_activation_is_counted_apart() -> None:
 def test_own_activation_is_one_operation() -> None:
     assert count_activation(lambda v: v * v, 40) == OperationCount(activation_operations=40)
     assert count_activation(None, 40) == OperationCount()
+
+
+def test_activation_with_its_parameter() -> None:
+    assert count_activation(("leaky_relu", 0.2), 40) == count_activation("leaky_relu", 40)
 
 
 # ---- the other conventions -----------------------------------------------------------------------------------------
@@ -332,6 +347,31 @@ def test_flop_counter_equals_torch(ndim: int) -> None:
     check()
 
 
+# ---- whole networks ------------------------------------------------------------------------------------------------
+
+PUBLISHED_GMAC = {  # dense, as their papers and tools give them
+    "HiFi-GAN V1": 30.71,
+    "EnCodec decoder": 1.175,
+    "DAC decoder": 69.15,
+    "Denoiser (Demucs48)": 1.94,
+    "ResNet-18": 1.814,
+    "ResNet-50": 4.087,
+    "MobileNetV2": 0.2995,
+    "U-Net": 48.2,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network(name: str) -> None:
+    exact, dense, published = count_network(NETWORKS[name]())
+    assert 0 < exact.additions <= exact.multiplications <= dense // 2
+    assert published >= exact.total
+    if name in PUBLISHED_GMAC:
+        figure = PUBLISHED_GMAC[name]
+        digits = len(str(figure).partition(".")[2])
+        assert round(dense / 2e9, digits) == figure
+
+
 # ---- errors --------------------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[str, dict[str, Any], type[Exception], str]] = [
@@ -348,6 +388,7 @@ WRONG: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("conv1d_backward", {"activation": "relu"}, ValueError, "^conv1d_backward: activation belongs to the forward pass"),
     ("conv1d_backward", {"convention": "moduleprofiler"}, ValueError, "^conv1d_backward: moduleprofiler publishes no"),
     ("conv1d", {"convention": "mine"}, ValueError, "^conv1d: convention must be one of exact, .*; got 'mine'$"),
+    ("conv1d", {"activation": "rely"}, ValueError, "^conv1d: activation must be None or one of relu, .*; got 'rely'$"),
     ("conv1d", {"bias": np.ones(4)}, TypeError, "^conv1d: bias must be True or False, .*; got ndarray$"),
     ("conv1d", {"x_shape": (1, 2.5, 3)}, TypeError, r"^conv1d: x_shape must be a whole number; got 2.5 \(float\)$"),
     ("conv1d", {"x_shape": (1, -2, 3)}, ValueError, "^conv1d: x_shape must be at least 0; got -2$"),
