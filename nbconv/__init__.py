@@ -16,6 +16,10 @@ _HOMES = {
     "conv2d": "functional",
     "conv_transpose1d": "functional",
     "conv_transpose2d": "functional",
+    "OperationCount": "counting",
+    "count_operations": "counting",
+    "Roofline": "time_floor",
+    "roofline": "time_floor",
     "get_num_threads": "runtime.threads",
     "set_num_threads": "runtime.threads",
     "threading_info": "runtime.threads",
@@ -37,5 +41,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from .counting import OperationCount, count_operations
     from .functional import conv1d, conv2d, conv_transpose1d, conv_transpose2d
     from .runtime.threads import get_num_threads, set_num_threads, threading_info
+    from .time_floor import Roofline, roofline

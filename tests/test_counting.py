@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nbconv
 from bench.count_networks import count_network
 from bench.networks import NETWORKS
 from nbconv import count_command
@@ -399,6 +400,41 @@ WRONG: list[tuple[str, dict[str, Any], type[Exception], str]] = [
 def test_errors(op: str, change: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         count_operations(op, **{"x_shape": (1, 9, 3), "weight_shape": (4, 3, 3), **change})
+
+
+REFUSED: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ("conv1d", (1, 9, 6), (4, 4, 3), {"groups": 2}),
+    ("conv1d", (9,), (4, 4, 3), {}),
+    ("conv1d", (1, 9, 4), (4, 4, 3, 3), {}),
+    ("conv1d", (1, 9, 4), (4, 4, 0), {}),
+    ("conv1d", (1, 2, 4), (4, 4, 3), {"dilation": 2}),
+    ("conv1d", (1, 9, 4), (5, 2, 3), {"groups": 2}),
+    ("conv1d", (1, 9, 4), (4, 4, 3), {"stride": 0}),
+    ("conv1d", (1, 9, 4), (4, 4, 3), {"stride": 1.5}),
+    ("conv1d", (1, 9, 4), (4, 4, 3), {"padding": (1, 2)}),
+    ("conv1d", (1, 9, 4), (4, 4, 3), {"padding": -1}),
+    ("conv1d", (1, 9, 4), (4, 4, 3), {"padding": "full"}),
+    ("conv1d", (1, 9, 4), (4, 4, 3), {"padding": 9, "padding_mode": "reflect"}),
+    ("conv1d", (1, 9, 4), (4, 4, 3), {"padding_mode": "mirror"}),
+    ("conv1d", (1, 9, 4), (4, 4, 3), {"activation": ("relu", 2)}),
+    ("conv2d", (1, 9, 9, 4), (4, 4, 3, 3), {"dilation": (1, 2, 3)}),
+    ("conv2d", (1, 9, 9, 4), (4, 4, 3, 3), {"padding": "causal"}),
+    ("conv_transpose1d", (1, 9, 4), (5, 4, 3), {}),
+    ("conv_transpose1d", (1, 9, 4), (4, 4, 3), {"output_padding": 1}),
+    ("conv_transpose1d", (1, 2, 4), (4, 4, 3), {"padding": 5}),
+    ("conv_transpose2d", (1, 9, 9, 3), (3, 4, 3, 3), {"groups": 2}),
+]
+
+
+@pytest.mark.parametrize(("op", "x_shape", "weight_shape", "params"), REFUSED)
+def test_errors_are_those_of_the_convolution(
+    op: str, x_shape: tuple[int, ...], weight_shape: tuple[int, ...], params: dict[str, Any]
+) -> None:
+    with pytest.raises((ValueError, TypeError)) as convolution:
+        getattr(nbconv, op)(np.zeros(x_shape), np.zeros(weight_shape), **params)
+    with pytest.raises(type(convolution.value)) as counting:
+        nbconv.count_operations(op, x_shape, weight_shape, **params)
+    assert str(counting.value) == str(convolution.value)
 
 
 # ---- roofline ------------------------------------------------------------------------------------------------------
