@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nbconv import __version__, count_command, info_command
-from nbconv.examples import upscale
+from nbconv import __version__
 
 __all__ = ["main"]
 
-COMMANDS = {"upscale": upscale, "count": count_command, "info": info_command}
+# Imported inside `main`, which knows what to do with a Ctrl-C in the meantime.
+COMMANDS = {"upscale": "nbconv.examples.upscale", "count": "nbconv.count_command", "info": "nbconv.info_command"}
 USAGE_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
@@ -68,7 +69,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = OneLineParser(prog="nbconv", description="Channels-last convolutions for NumPy arrays.")
     parser.add_argument("--version", action="version", version=f"nbconv {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, module in COMMANDS.items():
+    for name, path in COMMANDS.items():
+        module = importlib.import_module(path)
         first, _, rest = (module.__doc__ or "").partition("\n")
         command = commands.add_parser(
             name,
