@@ -10,6 +10,7 @@ from __future__ import annotations
 from ..geometry import PADDING_MODES
 from ..runtime.halves import bfloat16_to_float, float16_to_float
 from ..runtime.jit import overload, serial
+from ..runtime.memory import copy_run, zero_run
 from . import tables as T
 
 __all__ = ["copy_numbers", "fill_panel", "source_position"]
@@ -31,7 +32,7 @@ def source_position(position, size, mode):  # type: ignore[no-untyped-def]
     return -1
 
 
-def copy_numbers(to, to_start, source, start, step, count, half):  # type: ignore[no-untyped-def]
+def copy_numbers(to, at, source, start, step, count, half):  # type: ignore[no-untyped-def]
     """Copy `count` numbers into the compute type, widening half types."""
     for i in range(count):
         value = source[start + i * step]
@@ -39,34 +40,34 @@ def copy_numbers(to, to_start, source, start, step, count, half):  # type: ignor
             value = float16_to_float(value)
         elif half == T.BFLOAT16:
             value = bfloat16_to_float(value)
-        to[to_start + i] = value
+        to[at + i] = value
 
 
 @overload(copy_numbers)
-def _copy_numbers(to, to_start, source, start, step, count, half):  # type: ignore[no-untyped-def]
-    # One loop a case, unit step apart: each becomes vector code.
-    def copy_words(to, to_start, source, start, step, count, half):  # type: ignore[no-untyped-def]
-        if half == T.FLOAT16:
-            if step == 1:
+def _copy_numbers(to, at, source, start, step, count, half):  # type: ignore[no-untyped-def]
+    # Views with a unit step, indexed from zero, are what becomes vector code.
+    def copy_words(to, at, source, start, step, count, half):  # type: ignore[no-untyped-def]
+        if step == 1:
+            words, numbers = source[start : start + count], to[at : at + count]
+            if half == T.FLOAT16:
                 for i in range(count):
-                    to[to_start + i] = float16_to_float(source[start + i])
+                    numbers[i] = float16_to_float(words[i])
             else:
                 for i in range(count):
-                    to[to_start + i] = float16_to_float(source[start + i * step])
-        elif step == 1:
+                    numbers[i] = bfloat16_to_float(words[i])
+        elif half == T.FLOAT16:
             for i in range(count):
-                to[to_start + i] = bfloat16_to_float(source[start + i])
+                to[at + i] = float16_to_float(source[start + i * step])
         else:
             for i in range(count):
-                to[to_start + i] = bfloat16_to_float(source[start + i * step])
+                to[at + i] = bfloat16_to_float(source[start + i * step])
 
-    def copy_floats(to, to_start, source, start, step, count, half):  # type: ignore[no-untyped-def]
+    def copy_floats(to, at, source, start, step, count, half):  # type: ignore[no-untyped-def]
         if step == 1:
-            for i in range(count):
-                to[to_start + i] = source[start + i]
+            copy_run(to, at, source, start, count)
         else:
             for i in range(count):
-                to[to_start + i] = source[start + i * step]
+                to[at + i] = source[start + i * step]
 
     return copy_words if source.dtype.bitwidth == 16 else copy_floats
 
@@ -78,28 +79,46 @@ def fill_panel(panel, at, x, x_start, first, rows, tap, tap_end, channel, width,
     Shapes   panel (rows, taps of the chunk, width) written from `at` on . x read at any strides
     Cost     rows * taps * width copies, against rows * taps * width * columns multiply-adds of the tile
     """
-    half, repeat, mode = call[T.HALF], call[T.REPEAT], call[T.PADDING_MODE]
-    taps_w = phase[T.TAPS_W]
+    half, mode, repeat = call[T.HALF], call[T.PADDING_MODE], call[T.REPEAT]
+    step_w, step_c, size_w = call[T.X_STEP_W], call[T.X_STEP_C], call[T.X_W]
+    taps_w, dilation_w = phase[T.TAPS_W], phase[T.DILATION_W]
+    fused = dilation_w == 1 and step_c == 1 and step_w == width and repeat == 1
     for position in range(first, first + rows):
         line, out_w = divmod(position, phase[T.OUT_W])
         sample, out_h = divmod(line, phase[T.OUT_H])
-        x_sample = x_start + sample * call[T.X_STEP_N]
-        tap_h, tap_w = divmod(tap, taps_w)
-        for _ in range(tap, tap_end):
-            row = source_position(out_h * phase[T.STRIDE_H] + tap_h * phase[T.DILATION_H] - phase[T.LO_H], call[T.X_H], mode)
-            column = source_position(out_w * phase[T.STRIDE_W] + tap_w * phase[T.DILATION_W] - phase[T.LO_W], call[T.X_W], mode)
-            if row < 0 or column < 0:
-                for i in range(width):
-                    panel[at + i] = 0
+        top = out_h * phase[T.STRIDE_H] - phase[T.LO_H]
+        left = out_w * phase[T.STRIDE_W] - phase[T.LO_W]
+        here = tap
+        while here < tap_end:
+            tap_h, tap_w = divmod(here, taps_w)
+            taps = min(taps_w - tap_w, tap_end - here)
+            row = source_position(top + tap_h * phase[T.DILATION_H], call[T.X_H], mode)
+            if row < 0:
+                zero_run(panel, at, taps * width)
             else:
-                start = x_sample + row * call[T.X_STEP_H] + column * call[T.X_STEP_W]
-                if repeat == 1:
-                    copy_numbers(panel, at, x, start + channel * call[T.X_STEP_C], call[T.X_STEP_C], width, half)
-                else:
-                    for i in range(width):
-                        source = start + (channel + i) // repeat * call[T.X_STEP_C]
-                        copy_numbers(panel, at + i, x, source, 1, 1, half)
-            at += width
-            tap_w += 1
-            if tap_w == taps_w:
-                tap_h, tap_w = tap_h + 1, 0
+                x_row = x_start + sample * call[T.X_STEP_N] + row * call[T.X_STEP_H] + channel * step_c
+                column = left + tap_w * dilation_w
+                # Of the taps of this row, those in [inside, inside_end) meet neighbouring columns of x: one copy.
+                inside, inside_end = taps, taps
+                if fused:
+                    inside = min(max(0, -column), taps)
+                    inside_end = max(inside, min(taps, size_w - column))
+                    copy_numbers(
+                        panel, at + inside * width, x, x_row + (column + inside) * step_w, 1,
+                        (inside_end - inside) * width, half,
+                    )  # fmt: skip
+                for t in range(taps):
+                    if t < inside or t >= inside_end:
+                        source = source_position(column + t * dilation_w, size_w, mode)
+                        if source < 0:
+                            zero_run(panel, at + t * width, width)
+                        elif repeat == 1:
+                            copy_numbers(panel, at + t * width, x, x_row + source * step_w, step_c, width, half)
+                        else:
+                            x_at = x_row - channel * step_c + source * step_w
+                            for i in range(width):
+                                copy_numbers(
+                                    panel, at + t * width + i, x, x_at + (channel + i) // repeat * step_c, 1, 1, half
+                                )  # fmt: skip
+            at += taps * width
+            here += taps
