@@ -16,6 +16,13 @@ _HOMES = {
     "conv2d": "functional",
     "conv_transpose1d": "functional",
     "conv_transpose2d": "functional",
+    "im2col": "columns",
+    "col2im": "columns",
+    "Conv1d": "layers",
+    "Conv2d": "layers",
+    "ConvTranspose1d": "layers",
+    "ConvTranspose2d": "layers",
+    "Sequential": "layers",
     "OperationCount": "counting",
     "count_operations": "counting",
     "Roofline": "time_floor",
@@ -41,7 +48,9 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from .columns import col2im, im2col
     from .counting import OperationCount, count_operations
     from .functional import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+    from .layers import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Sequential
     from .runtime.threads import get_num_threads, set_num_threads, threading_info
     from .time_floor import Roofline, roofline

@@ -121,8 +121,12 @@ class ConvSpec:
         groups: Any = 1,
         output_padding: Any = 0,
         padding_mode: Any = "zeros",
+        *,
+        ndim: int | None = None,
     ) -> ConvSpec:
         """Check the parameters of operation `op` (as users name it, e.g. ``"conv_transpose2d"``) and normalise them.
+
+        The name says how many spatial axes there are and whether the operation is transposed; `ndim` overrides it.
 
         Raises
         ------
@@ -131,7 +135,7 @@ class ConvSpec:
         TypeError
             For a parameter that is not a whole number, or a tuple of them, where one is needed.
         """
-        ndim = 2 if "2d" in op.lower() else 1
+        ndim = ndim or (2 if "2d" in op.lower() else 1)
         transposed = "transpose" in op.lower()
         strides = per_axis(op, "stride", stride, ndim, least=1)
         dilations = per_axis(op, "dilation", dilation, ndim, least=1)

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import Flat, compute_dtype, flat_view
+from ..arrays import compute_dtype, flat_view
 from ..geometry import ConvSpec, Geometry
 from ..runtime import threads
 from ..runtime.calls import NOTHING, elementwise
-from . import tables as T
 from .activations import activation_function
 from .loops import convolve
+from .memory_layout import four_steps, half_code
 from .plan import Memory, make_plan
 from .tiles import SERIAL_FLOPS
 from .weights import Layout, pack, packed_layout, readable_in_place
@@ -26,13 +26,6 @@ class Weights(NamedTuple):
     layout: Layout
     data: np.ndarray
     start: int
-
-
-def half_code(dtype: np.dtype) -> int:
-    """Name the storage type as the tables do."""
-    if dtype.itemsize != 2:
-        return T.NOT_HALF
-    return T.FLOAT16 if dtype.kind == "f" else T.BFLOAT16
 
 
 def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, may_view: bool) -> Weights:
@@ -73,7 +66,7 @@ def run(
     """Compute one convolution into `y`; everything has been checked."""
     x_flat, y_flat = flat_view(x), flat_view(y)
     memory = Memory(
-        _four_steps(x_flat, geometry), _four_steps(y_flat, geometry), half_code(x.dtype), compute_dtype(x.dtype)
+        four_steps(x_flat, geometry), four_steps(y_flat, geometry), half_code(x.dtype), compute_dtype(x.dtype)
     )
     workers = threads.get_num_threads()
     plan = make_plan(geometry, memory, weights.layout, algorithm, workers)
@@ -87,8 +80,3 @@ def run(
         activation, plan.call, plan.phases, plan.chunks, plan.columns, plan.kernels, plan.x_segments, plan.w_segments,
     )  # fmt: skip
 
-
-def _four_steps(flat: Flat, geometry: Geometry) -> tuple[int, int, int, int]:
-    """Name the strides (N, H, W, C), whatever axes the array has."""
-    steps = flat.steps if geometry.batched else (0, *flat.steps)
-    return steps if len(steps) == 4 else (steps[0], 0, *steps[1:])  # type: ignore[return-value]

@@ -69,7 +69,7 @@ def _copy_numbers(to, at, source, start, step, count, half):  # type: ignore[no-
             for i in range(count):
                 to[at + i] = source[start + i * step]
 
-    return copy_words if source.dtype.bitwidth == 16 else copy_floats
+    return copy_floats if source.dtype == to.dtype else copy_words
 
 
 @serial

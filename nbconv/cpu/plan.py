@@ -18,9 +18,8 @@ from . import tables as T
 from .tiles import blocking, max_rows, max_vectors
 from .weights import InPlace, Layout, Packed
 
-__all__ = ["ALGORITHMS", "Plan", "make_plan"]
+__all__ = ["Memory", "Plan", "make_plan", "plan_windows"]
 
-ALGORITHMS = ("auto", "direct", "im2col")
 _UNIT = Phase(Axis(1, 1, 1, 1, 0, 0, 1), 0, 1, 0, 1)
 
 
@@ -57,8 +56,43 @@ def _even_cuts(length: int, pieces: int) -> list[tuple[int, int]]:
 @lru_cache(maxsize=1024)
 def make_plan(geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int) -> Plan:
     """Plan one convolution for `workers` threads."""
-    builder = _Builder(geometry, memory, layout, algorithm, workers)
-    return builder.build()
+    return _Builder(geometry, memory, layout, algorithm, workers).build()
+
+
+@lru_cache(maxsize=256)
+def plan_windows(geometry: Geometry, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
+    """Tabulate what gathering the windows of a convolution needs: the call and its one phase."""
+    axes = (_UNIT.axis,) * (2 - len(geometry.axes)) + geometry.axes
+    call = _call_row(geometry, memory)
+    call[T.REPEAT] = 1
+    row = _phase_row(_UNIT._replace(axis=axes[0]), _UNIT._replace(axis=axes[1]), memory)
+    return np.array(call, np.int64), np.array(row, np.int64)
+
+
+def _call_row(geometry: Geometry, memory: Memory) -> list[int]:
+    """Describe x."""
+    sizes = (1,) * (2 - len(geometry.axes)) + tuple(axis.size for axis in geometry.axes)
+    call = [0] * T.CALL_FIELDS
+    call[T.HALF] = memory.half
+    call[T.PADDING_MODE] = PADDING_MODES.index(geometry.spec.padding_mode)
+    call[T.X_H], call[T.X_W] = sizes
+    call[T.X_STEP_N], call[T.X_STEP_H], call[T.X_STEP_W], call[T.X_STEP_C] = memory.x_steps
+    return call
+
+
+def _phase_row(phase_h: Phase, phase_w: Phase, memory: Memory) -> list[int]:
+    """Describe where a phase's positions read x and write y."""
+    h, w = phase_h.axis, phase_w.axis
+    row = [0] * T.PHASE_FIELDS
+    row[T.OUT_H], row[T.OUT_W] = h.out, w.out
+    row[T.STRIDE_H], row[T.STRIDE_W] = h.stride, w.stride
+    row[T.DILATION_H], row[T.DILATION_W] = h.dilation, w.dilation
+    row[T.LO_H], row[T.LO_W] = h.lo, w.lo
+    row[T.TAPS_W] = max(1, w.taps)
+    _, step_h, step_w, _ = memory.y_steps
+    row[T.Y_OFFSET] = phase_h.out_start * step_h + phase_w.out_start * step_w
+    row[T.Y_STEP_H], row[T.Y_STEP_W] = phase_h.out_step * step_h, phase_w.out_step * step_w
+    return row
 
 
 class _Builder:
@@ -73,8 +107,7 @@ class _Builder:
         self.channels = geometry.c_out if layout.depthwise else geometry.c_in
         widest = max((column[T.VECTORS] for column in layout.columns), default=1)
         self.rows = max_rows(widest, layout.depthwise)
-        axes = (Axis(1, 1, 1, 1, 0, 0, 1),) * (2 - len(geometry.axes)) + geometry.axes
-        self.h, self.w = axes
+        self.h, self.w = (_UNIT.axis,) * (2 - len(geometry.axes)) + geometry.axes
         self.phases = [(_UNIT,) * (2 - len(geometry.axes)) + phases for phases in geometry.phases()]
         # Whole words only: a half-precision row is widened in a panel, and a depthwise tile loads vectors of channels.
         in_place = memory.half == T.NOT_HALF and self.repeat == 1
@@ -93,8 +126,10 @@ class _Builder:
         phase_rows = []
         max_positions = 1
         for phase_h, phase_w in self.phases:
-            row = [0] * T.PHASE_FIELDS
-            self._describe_axes(row, phase_h, phase_w)
+            row = _phase_row(phase_h, phase_w, self.memory)
+            if self.in_place:
+                row[T.H_FIRST], row[T.H_END] = phase_h.axis.interior
+                row[T.W_FIRST], row[T.W_END] = phase_w.axis.interior
             blocks, positions = self._blocks(row, phase_h, phase_w, lengths)
             row[T.JOB_END] = blocks
             max_positions = max(max_positions, positions)
@@ -113,7 +148,7 @@ class _Builder:
             taps = phase_h.axis.taps * phase_w.axis.taps if geometry.c_in else 0
             panel_terms = max(panel_terms, self._chunks(taps, row[T.SEGMENT_TAPS], chunks))
             row[T.CHUNK_END] = len(chunks)
-        call = self._call_row(panel_terms, max_positions, len(x_segments))
+        call = self._fill_call(panel_terms, max_positions, len(x_segments))
         call[T.CALL_JOBS], call[T.COLUMN_BLOCKS] = job_end, column_blocks
         taps_of_all = sum(h.axis.taps * w.axis.taps * h.axis.out * w.axis.out for h, w in self.phases)
         return Plan(
@@ -198,20 +233,6 @@ class _Builder:
             add(tap, tap_end, 0, c)
         return max(tap_end - tap for tap, tap_end in cuts) * self.panel_channels
 
-    def _describe_axes(self, row: list[int], phase_h: Phase, phase_w: Phase) -> None:
-        h, w = phase_h.axis, phase_w.axis
-        row[T.OUT_H], row[T.OUT_W] = h.out, w.out
-        if self.in_place:
-            row[T.H_FIRST], row[T.H_END] = h.interior
-            row[T.W_FIRST], row[T.W_END] = w.interior
-        row[T.STRIDE_H], row[T.STRIDE_W] = h.stride, w.stride
-        row[T.DILATION_H], row[T.DILATION_W] = h.dilation, w.dilation
-        row[T.LO_H], row[T.LO_W] = h.lo, w.lo
-        row[T.TAPS_W] = max(1, w.taps)
-        _, step_h, step_w, _ = self.memory.y_steps
-        row[T.Y_OFFSET] = phase_h.out_start * step_h + phase_w.out_start * step_w
-        row[T.Y_STEP_H], row[T.Y_STEP_W] = phase_h.out_step * step_h, phase_w.out_step * step_w
-
     def _blocks(self, row: list[int], phase_h: Phase, phase_w: Phase, lengths: set[int]) -> tuple[int, int]:
         """Cut a phase's positions into lines and blocks; give the number of blocks and the most positions in one."""
         n, h, w = self.geometry.n, phase_h.axis, phase_w.axis
@@ -264,12 +285,9 @@ class _Builder:
         )
         return blocks
 
-    def _call_row(self, panel_terms: int, max_positions: int, segments: int) -> list[int]:
-        geometry, memory = self.geometry, self.memory
-        call = [0] * T.CALL_FIELDS
+    def _fill_call(self, panel_terms: int, max_positions: int, segments: int) -> list[int]:
+        call, memory = _call_row(self.geometry, self.memory), self.memory
         call[T.DEPTHWISE], call[T.REPEAT] = int(self.depthwise), self.repeat
-        call[T.HALF] = memory.half
-        call[T.PADDING_MODE] = PADDING_MODES.index(geometry.spec.padding_mode)
         call[T.GROUP_CHANNELS] = self.group_channels
         call[T.ROWS] = self.rows
         panel_rows = max(self.rows, min(self.blocking.panel // panel_terms, max_positions))
@@ -280,8 +298,6 @@ class _Builder:
         call[T.SCRATCH_SIZE] = scratch_rows * self.held_columns if self.scratch else 1
         call[T.MAX_TILES] = max_positions
         call[T.MAX_SEGMENTS] = max(1, segments)
-        call[T.X_H], call[T.X_W] = self.h.size, self.w.size
-        call[T.X_STEP_N], call[T.X_STEP_H], call[T.X_STEP_W], call[T.X_STEP_C] = memory.x_steps
         call[T.Y_STEP_N], call[T.Y_STEP_C] = memory.y_steps[0], memory.y_steps[3]
         return call
 

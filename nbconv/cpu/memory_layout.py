@@ -1,0 +1,24 @@
+"""How user arrays are described to the tables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arrays import Flat
+from ..geometry import Geometry
+from . import tables as T
+
+__all__ = ["four_steps", "half_code"]
+
+
+def half_code(dtype: np.dtype) -> int:
+    """Name the storage type as the tables do."""
+    if dtype.itemsize != 2:
+        return T.NOT_HALF
+    return T.FLOAT16 if dtype.kind == "f" else T.BFLOAT16
+
+
+def four_steps(flat: Flat, geometry: Geometry) -> tuple[int, int, int, int]:
+    """Name the strides (N, H, W, C), whatever axes the array has."""
+    steps = flat.steps if geometry.batched else (0, *flat.steps)
+    return steps if len(steps) == 4 else (steps[0], 0, *steps[1:])  # type: ignore[return-value]

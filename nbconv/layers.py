@@ -1,0 +1,331 @@
+"""Layers for inference: objects that hold arrays and configuration only. No autograd, no state between calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .arrays import check_array, one_dtype
+from .functional import Activation, check_activation, check_algorithm, output
+from .geometry import ConvSpec, bind, per_axis, whole
+
+__all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Sequential"]
+
+
+class _Layer:
+    """What all four layers share. Immutable after construction, so that threads may call one together."""
+
+    ndim: ClassVar[int]
+    transposed: ClassVar[bool]
+    _DEFAULTS: ClassVar[dict[str, Any]] = {
+        "stride": 1,
+        "padding": 0,
+        "output_padding": 0,
+        "dilation": 1,
+        "groups": 1,
+        "padding_mode": "zeros",
+        "activation": None,
+        "algorithm": "auto",
+    }
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray | None, parameters: dict[str, Any]) -> None:
+        name = type(self).__name__
+        self._parameters = parameters
+        p = {**self._DEFAULTS, **parameters}
+        weight = check_array(name, "weight", weight)
+        bias = None if bias is None else check_array(name, "bias", bias)
+        self._dtype = one_dtype(name, weight=weight, bias=bias)
+        self._spec = ConvSpec.of(
+            name, p["stride"], p["padding"], p["dilation"], p["groups"], p["output_padding"], p["padding_mode"]
+        )
+        self._activation = check_activation(name, p["activation"])
+        check_algorithm(name, p["algorithm"])
+        self._algorithm: str = p["algorithm"]
+        self._bias_shape = None if bias is None else bias.shape
+        self.weight, self.bias = weight, bias
+        self._check_weight()
+        from .cpu import backend
+
+        self._packed = backend.prepare_weights(self._spec, weight, may_view=False)
+        self._numbers = backend.prepare_bias(bias, self.c_out, self._dtype)
+        self._address = backend.activation_address(self._activation, self._dtype)
+
+    def _check_weight(self) -> None:
+        """Refuse at construction what no input could make right: bind to an input that fits any window."""
+        shape = self.weight.shape
+        if len(shape) == self.ndim + 2:
+            padding = () if isinstance(self._spec.padding, str) else self._spec.padding
+            room = 2 + sum(lo + hi for lo, hi in padding)
+            sizes = (d * k + room for d, k in zip(self._spec.dilation, shape[2:], strict=True))
+            x_shape = (*sizes, self.c_in)
+        else:
+            x_shape = (1,) * (self.ndim + 1)
+        bind(self._spec, x_shape, shape, self._bias_shape)
+
+    @property
+    def c_in(self) -> int:
+        """Channels of the input."""
+        return self.weight.shape[0] if self.transposed else self.weight.shape[1] * self._spec.groups
+
+    @property
+    def c_out(self) -> int:
+        """Channels of the output."""
+        return self.weight.shape[1] * self._spec.groups if self.transposed else self.weight.shape[0]
+
+    def __call__(self, x: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+        """Run the layer on `x`, channels last, of the weights' dtype; see the function of the same name."""
+        name = self._spec.op
+        x = check_array(name, "x", x)
+        one_dtype(name, x=x, weight=self.weight)
+        geometry = bind(self._spec, x.shape, self.weight.shape, self._bias_shape)
+        y = output(geometry, self._dtype, out, x, self.weight, self.bias)
+        from .cpu import backend
+
+        backend.run(geometry, x, self._packed, self._numbers, y, self._address, self._algorithm)
+        return y
+
+    def output_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Give the shape of the result for an input of `x_shape`, e.g. ``(N, L, C_in) -> (N, L_out, C_out)``."""
+        return bind(self._spec, tuple(x_shape), self.weight.shape, self._bias_shape).output_shape
+
+    def __repr__(self) -> str:
+        """Read like the call that made the layer, arrays as dtype and shape."""
+        arrays = [f"weight=<{self.weight.dtype} {self.weight.shape}>"]
+        if self.bias is not None:
+            arrays.append(f"bias=<{self.bias.dtype} {self.bias.shape}>")
+        changed = [f"{k}={v!r}" for k, v in self._parameters.items() if v != self._DEFAULTS[k]]
+        return f"{type(self).__name__}({', '.join(arrays + changed)})"
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        # Packed weights suit this processor only: a pickle carries the weights as given and packs them anew.
+        return _rebuild, (type(self), self.weight, self.bias, self._parameters)
+
+    @classmethod
+    def _random_arrays(
+        cls, c_in: int, c_out: int, kernel_size: Any, rng: np.random.Generator, bias: bool, groups: int, dtype: Any
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Draw PyTorch's default initialisation: uniform within 1 / sqrt(weight.shape[1] * taps)."""
+        name = cls.__name__
+        c_in, c_out = whole(name, "c_in", c_in, least=1), whole(name, "c_out", c_out, least=1)
+        groups = whole(name, "groups", groups, least=1)
+        if c_in % groups or c_out % groups:
+            raise ValueError(f"{name}: groups={groups} must divide c_in={c_in} and c_out={c_out}")
+        kernel = per_axis(name, "kernel_size", kernel_size, cls.ndim, least=1)
+        first, second = (c_in, c_out // groups) if cls.transposed else (c_out, c_in // groups)
+        bound = 1 / math.sqrt(second * math.prod(kernel))
+        weight = rng.uniform(-bound, bound, (first, second, *kernel)).astype(dtype)
+        return weight, rng.uniform(-bound, bound, c_out).astype(dtype) if bias else None
+
+
+def _rebuild(cls: type[_Layer], weight: np.ndarray, bias: np.ndarray | None, parameters: dict[str, Any]) -> _Layer:
+    return cls(weight, bias, **parameters)  # type: ignore[arg-type]
+
+
+class _Forward(_Layer):
+    transposed = False
+
+    def __init__(
+        self,
+        weight: np.ndarray,
+        bias: np.ndarray | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        *,
+        padding_mode: str = "zeros",
+        activation: Activation = None,
+        algorithm: str = "auto",
+    ) -> None:
+        parameters = {
+            "stride": stride, "padding": padding, "dilation": dilation, "groups": groups,
+            "padding_mode": padding_mode, "activation": activation, "algorithm": algorithm,
+        }  # fmt: skip
+        super().__init__(weight, bias, parameters)
+
+    @classmethod
+    def random(
+        cls, c_in: int, c_out: int, kernel_size: Any, *, rng: np.random.Generator, bias: bool = True,
+        dtype: Any = np.float32, groups: int = 1, **parameters: Any,
+    ) -> Any:  # fmt: skip
+        """Make a layer with random weights, drawn from `rng` within PyTorch's bounds; other parameters as the class."""
+        weight, numbers = cls._random_arrays(c_in, c_out, kernel_size, rng, bias, groups, dtype)
+        return cls(weight, numbers, groups=groups, **parameters)
+
+
+class _Transposed(_Layer):
+    transposed = True
+
+    def __init__(
+        self,
+        weight: np.ndarray,
+        bias: np.ndarray | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+        *,
+        activation: Activation = None,
+        algorithm: str = "auto",
+    ) -> None:
+        parameters = {
+            "stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups,
+            "dilation": dilation, "activation": activation, "algorithm": algorithm,
+        }  # fmt: skip
+        super().__init__(weight, bias, parameters)
+
+    random = _Forward.random
+
+
+class Conv1d(_Forward):
+    """`conv1d` with its weights packed once, at construction.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (C_out, C_in / groups, K)
+        Any strides; later changes to the array are not seen.
+    bias : ndarray, shape (C_out,), optional
+        Added to each output position.
+    stride, padding, dilation, groups, padding_mode, activation, algorithm
+        As in `conv1d`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `conv1d`, at construction where possible.
+
+    Examples
+    --------
+    >>> import numpy as np, nbconv
+    >>> layer = nbconv.Conv1d(np.ones((4, 2, 3), np.float32), stride=2, padding="same")
+    >>> layer(np.ones((1, 10, 2), np.float32)).shape
+    (1, 5, 4)
+    >>> layer
+    Conv1d(weight=<float32 (4, 2, 3)>, stride=2, padding='same')
+    """
+
+    ndim = 1
+
+
+class Conv2d(_Forward):
+    """`conv2d` with its weights packed once; see `Conv1d`.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (C_out, C_in / groups, KH, KW)
+        Any strides; later changes to the array are not seen.
+    bias : ndarray, shape (C_out,), optional
+        Added to each output position.
+    stride, padding, dilation, groups, padding_mode, activation, algorithm
+        As in `conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, nbconv
+    >>> nbconv.Conv2d(np.ones((8, 3, 3, 3)), padding=1).output_shape((1, 32, 32, 3))
+    (1, 32, 32, 8)
+    """
+
+    ndim = 2
+
+
+class ConvTranspose1d(_Transposed):
+    """`conv_transpose1d` with its weights packed once, phase by phase; see `Conv1d`.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (C_in, C_out / groups, K)
+        Any strides; later changes to the array are not seen.
+    bias : ndarray, shape (C_out,), optional
+        Added to each output position.
+    stride, padding, output_padding, groups, dilation, activation, algorithm
+        As in `conv_transpose1d`.
+
+    Examples
+    --------
+    >>> import numpy as np, nbconv
+    >>> nbconv.ConvTranspose1d(np.ones((2, 1, 4)), stride=2, padding=1).output_shape((1, 10, 2))
+    (1, 20, 1)
+    """
+
+    ndim = 1
+
+
+class ConvTranspose2d(_Transposed):
+    """`conv_transpose2d` with its weights packed once, phase by phase; see `Conv1d`.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (C_in, C_out / groups, KH, KW)
+        Any strides; later changes to the array are not seen.
+    bias : ndarray, shape (C_out,), optional
+        Added to each output position.
+    stride, padding, output_padding, groups, dilation, activation, algorithm
+        As in `conv_transpose2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, nbconv
+    >>> nbconv.ConvTranspose2d(np.ones((4, 2, 2, 2)), stride=2).output_shape((7, 7, 4))
+    (14, 14, 2)
+    """
+
+    ndim = 2
+
+
+class Sequential:
+    """Layers, or any functions of one array, called one after the other.
+
+    Parameters
+    ----------
+    *layers : callable
+        Each takes an array, shape (N, *spatial, C), and returns one.
+
+    Examples
+    --------
+    >>> import numpy as np, nbconv
+    >>> rng = np.random.default_rng(0)
+    >>> net = nbconv.Sequential(
+    ...     nbconv.Conv1d.random(1, 8, 3, rng=rng, padding="same", activation="relu"),
+    ...     nbconv.Conv1d.random(8, 1, 3, rng=rng, padding="same"),
+    ... )
+    >>> net(np.zeros((1, 16, 1), np.float32)).shape
+    (1, 16, 1)
+    """
+
+    def __init__(self, *layers: Callable[[np.ndarray], np.ndarray]) -> None:
+        for i, layer in enumerate(layers):
+            if not callable(layer):
+                raise TypeError(f"Sequential: layer {i} is not callable: {layer!r}")
+        self.layers = layers
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Run all layers on `x`."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def output_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Give the shape of the result for an input of `x_shape`; each layer must have an `output_shape` of its own."""
+        for i, layer in enumerate(self.layers):
+            if not hasattr(layer, "output_shape"):
+                raise TypeError(f"Sequential: layer {i} does not tell its output shape: {layer!r}")
+            x_shape = layer.output_shape(x_shape)
+        return x_shape
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, i: int) -> Callable[[np.ndarray], np.ndarray]:
+        return self.layers[i]
+
+    def __iter__(self) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+        return iter(self.layers)
+
+    def __repr__(self) -> str:
+        """Read like the call that made the network."""
+        return f"Sequential({', '.join(map(repr, self.layers))})"
