@@ -38,8 +38,8 @@ def cases(draw: st.DrawFn, ops: tuple[str, ...] = OPS, modes: tuple[str, ...] = 
         extras = [draw(st.integers(0, max(s, d) - 1)) for s, d in zip(strides, dilations, strict=True)]
         params["output_padding"] = as_typed(draw, extras)
         crops = reference.transposed_crops(kernel, strides, padding, dilations)
-        for axis, (lo, hi) in enumerate(crops):  # long enough that something is left
-            least = 1 + lo + hi - extras[axis] - dilations[axis] * (kernel[axis] - 1) - 1
+        for axis, (lo, hi) in enumerate(crops):  # long enough for the crop
+            least = lo + hi - extras[axis] - dilations[axis] * (kernel[axis] - 1) - 1
             sizes[axis] = max(sizes[axis], -(-least // strides[axis]) + 1)
     else:
         for axis in range(ndim):
