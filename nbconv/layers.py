@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .arrays import check_array, one_dtype
+from .counting import OperationCount, count_bound
 from .functional import Activation, check_activation, check_algorithm, output
 from .geometry import ConvSpec, bind, per_axis, whole
 
@@ -90,6 +91,12 @@ class _Layer:
     def output_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Give the shape of the result for an input of `x_shape`, e.g. ``(N, L, C_in) -> (N, L_out, C_out)``."""
         return bind(self._spec, tuple(x_shape), self.weight.shape, self._bias_shape).output_shape
+
+    def count_operations(self, x_shape: tuple[int, ...]) -> OperationCount:
+        """Count exactly what an input of `x_shape` costs, the activation apart; see `nbconv.count_operations`."""
+        sizes = tuple(whole(self._spec.op, "x_shape", size, least=0) for size in x_shape)
+        geometry = bind(self._spec, sizes, self.weight.shape, self._bias_shape)
+        return count_bound(geometry, bias=self.bias is not None, activation=self._parameters["activation"])
 
     def __repr__(self) -> str:
         """Read like the call that made the layer, arrays as dtype and shape."""
@@ -316,6 +323,16 @@ class Sequential:
                 raise TypeError(f"Sequential: layer {i} does not tell its output shape: {layer!r}")
             x_shape = layer.output_shape(x_shape)
         return x_shape
+
+    def count_operations(self, x_shape: tuple[int, ...]) -> OperationCount:
+        """Count exactly what an input of `x_shape` costs; each layer must count its own, as nbconv's do."""
+        count = OperationCount()
+        for i, layer in enumerate(self.layers):
+            if not hasattr(layer, "count_operations") or not hasattr(layer, "output_shape"):
+                raise TypeError(f"Sequential: layer {i} does not count its operations: {layer!r}")
+            count += layer.count_operations(x_shape)
+            x_shape = layer.output_shape(x_shape)
+        return count
 
     def __len__(self) -> int:
         return len(self.layers)

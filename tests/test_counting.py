@@ -348,6 +348,52 @@ def test_flop_counter_equals_torch(ndim: int) -> None:
     check()
 
 
+# ---- layers --------------------------------------------------------------------------------------------------------
+
+
+def small_network() -> nbconv.Sequential:
+    return nbconv.Sequential(
+        nbconv.Conv1d(np.ones((8, 3, 5)), np.ones(8), stride=2, padding="same", activation=("leaky_relu", 0.1)),
+        nbconv.Sequential(nbconv.ConvTranspose1d(np.ones((8, 2, 4)), stride=2, padding=1, groups=2)),
+        nbconv.Conv1d(np.ones((1, 4, 3)), np.ones(1), padding=1, padding_mode="reflect", activation="relu6"),
+    )
+
+
+def test_layer_counts_itself() -> None:
+    layer = small_network()[0]
+    expected = count_operations(
+        "conv1d", (2, 11, 3), (8, 3, 5), stride=2, padding="same", bias=True, activation="leaky_relu"
+    )
+    assert layer.count_operations((2, 11, 3)) == expected
+    assert expected.comparisons == expected.activation_operations == 2 * 6 * 8
+    image = nbconv.ConvTranspose2d(np.ones((4, 2, 3, 2)), stride=(2, 1), output_padding=(1, 0))
+    assert image.count_operations((5, 6, 4)) == count_operations(
+        "conv_transpose2d", (5, 6, 4), (4, 2, 3, 2), stride=(2, 1), output_padding=(1, 0)
+    )
+
+
+def test_network_counts_its_layers() -> None:
+    net = small_network()
+    expected = [
+        net[0].count_operations((2, 11, 3)),
+        count_operations("conv_transpose1d", (2, 6, 8), (8, 2, 4), stride=2, padding=1, groups=2),
+        count_operations(
+            "conv1d", (2, 12, 4), (1, 4, 3), padding=1, padding_mode="reflect", bias=True, activation="relu6"
+        ),
+    ]
+    assert net.count_operations((2, 11, 3)) == sum(expected, OperationCount())
+    assert nbconv.Sequential().count_operations((2, 11, 3)) == OperationCount()
+
+
+def test_layers_refuse_what_they_cannot_count() -> None:
+    with pytest.raises(TypeError, match=r"^Sequential: layer 1 does not count its operations: <ufunc 'negative'>$"):
+        nbconv.Sequential(small_network(), np.negative).count_operations((2, 11, 3))
+    with pytest.raises(ValueError, match=r"^Conv1d: x has 4 channels, weight expects 3"):
+        small_network().count_operations((2, 11, 4))
+    with pytest.raises(TypeError, match=r"^Conv1d: x_shape must be a whole number; got 11\.0"):
+        small_network().count_operations((2, 11.0, 3))  # type: ignore[arg-type]
+
+
 # ---- whole networks ------------------------------------------------------------------------------------------------
 
 PUBLISHED_GMAC = {  # dense, as their papers and tools give them
