@@ -1,94 +1,26 @@
-"""Exact counts against an interpreter that convolves number by number; the conventions against their sources."""
+"""Exact counts against an interpreter that convolves number by number."""
 
 from __future__ import annotations
 
-import argparse
-import math
 import time
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import nbconv
-from bench.count_networks import count_network
-from bench.networks import NETWORKS
-from nbconv import count_command
 from nbconv.counting import ACTIVATION_COSTS, OperationCount, count_activation, count_operations
 from nbconv.functional import ACTIVATIONS
 from nbconv.geometry import Axis
 from nbconv.incidence import Incidence, axis_incidence
-from nbconv.time_floor import ITEM_SIZES, roofline
 from tests import reference
 from tests.cases import CASES, Case
+from tests.counting_calls import call_of, calls, count
 from tests.counting_oracle import Call, Ran, given_number, interpret
-from tests.helpers import case_params, optional
+from tests.helpers import case_params
 
 GRADIENTS = ("x", "weight", "bias")
-
-
-# ---- calls: drawn, and from the list of cases ----------------------------------------------------------------------
-
-
-@st.composite
-def calls(draw: Any, ndim: int) -> Call:
-    """Draw every parameter together, small enough to run number by number."""
-    transposed = draw(st.booleans())
-    longest, most_taps = (12, 6) if ndim == 1 else (4, 3)
-    groups = draw(st.integers(1, 3))
-
-    mostly_some = st.sampled_from([1, 2] * 5 + [0])
-
-    def each(entries: Any) -> Any:
-        return draw(st.tuples(*[entries] * ndim))
-
-    stride, dilation = each(st.integers(1, 5)), each(st.integers(1, 5))
-    words = ["same", "causal"] if ndim == 1 else ["same"]
-    pairs = st.tuples(*[st.tuples(st.integers(0, 7), st.integers(0, 7))] * ndim)
-    return Call(
-        op=f"conv{'_transpose' if transposed else ''}{ndim}d",
-        n=draw(mostly_some),
-        sizes=each(st.integers(0, longest)),
-        kernel=each(st.integers(1, most_taps)),
-        stride=stride,
-        dilation=dilation,
-        padding=draw(pairs | st.sampled_from(words)),
-        output_padding=tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)),
-        padding_mode="zeros"
-        if transposed
-        else draw(st.sampled_from(["zeros"] * 3 + ["reflect", "replicate", "circular"])),
-        groups=groups,
-        c_in=groups * draw(mostly_some),
-        c_out=groups * draw(mostly_some),
-        bias=draw(st.booleans()),
-    )
-
-
-def call_of(case: Case) -> Call:
-    """Write a case's parameters with one entry an axis."""
-    ndim, params = case.ndim, case.params
-    padding = params.get("padding", 0)
-    return Call(
-        op=case.op,
-        n=case.x_shape[0] if len(case.x_shape) == ndim + 2 else 1,
-        sizes=case.x_shape[-1 - ndim : -1],
-        kernel=case.weight_shape[2:],
-        stride=reference.each_axis(params.get("stride", 1), ndim),
-        dilation=reference.each_axis(params.get("dilation", 1), ndim),
-        padding=padding if padding in ("same", "causal") else tuple(reference.explicit_pads(padding, ndim)),
-        output_padding=reference.each_axis(params.get("output_padding", 0), ndim),
-        padding_mode=params.get("padding_mode", "zeros"),
-        groups=case.groups,
-        c_in=case.x_shape[-1],
-        c_out=case.c_out,
-        bias=case.bias,
-    )
-
-
-def count(call: Call, op: str = "", **kwargs: Any) -> Any:
-    return count_operations(op or call.op, call.x_shape, call.weight_shape, **call.params, **kwargs)
 
 
 def seen(ran: Ran, *targets: str) -> OperationCount:
@@ -274,80 +206,6 @@ def test_activation_with_its_parameter() -> None:
     assert count_activation(("leaky_relu", 0.2), 40) == count_activation("leaky_relu", 40)
 
 
-# ---- the other conventions -----------------------------------------------------------------------------------------
-
-
-@given(calls(ndim=1) | calls(ndim=2))
-def test_moduleprofiler_formula(call: Call) -> None:
-    """The published formula, its `y` by running a transposed convolution of ones."""
-    ran = interpret(call)
-    if ran is None:
-        return
-    lengths = math.prod(ran.output_shape[1:-1])
-    n, k, c_in, c_out, g = call.n, math.prod(call.kernel), call.c_in, call.c_out, call.groups
-    if call.transposed:
-        ones = reference.conv_transpose(
-            np.ones((1, *call.sizes, 1), int),
-            np.ones((1, 1, *call.kernel), int),
-            **{**call.params, "groups": 1},
-        )
-        assert math.prod(ones.shape) == lengths
-        expected = n * (c_in * c_out // g) * (lengths * (k + 1) + int((ones - 1).sum()))
-        expected -= 0 if call.bias else n * c_out * lengths
-    elif call.bias:
-        expected = n * 2 * k * c_in * c_out * lengths // g
-    else:
-        expected = n * c_out * lengths * (2 * k * c_in - g) // g
-    assert count(call, bias=call.bias, convention="moduleprofiler") == expected
-
-
-@given(calls(ndim=1) | calls(ndim=2))
-def test_flop_counter_formula(call: Call) -> None:
-    ran = interpret(call)
-    if ran is None:
-        return
-    sites = call.sizes if call.transposed else ran.output_shape[1:-1]
-    dense = 2 * call.n * math.prod(sites) * math.prod(call.kernel) * call.c_in * call.c_out
-    backward = f"{call.op}_backward"
-    assert count(call, bias=call.bias, convention="flop_counter") == dense // call.groups
-    assert count(call, backward, needs=("x",), convention="flop_counter") == dense // call.groups
-    assert count(call, backward, needs=("weight",), convention="flop_counter") == dense
-    assert count(call, backward, needs=("bias",), convention="flop_counter") == 0
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("ndim", [1, 2])
-def test_flop_counter_equals_torch(ndim: int) -> None:
-    torch = optional("torch", "NBCONV_REQUIRE_TORCH")
-    flop_counter = optional("torch.utils.flop_counter", "NBCONV_REQUIRE_TORCH")
-
-    @settings(max_examples=300)
-    @given(calls(ndim=ndim))
-    def check(call: Call) -> None:
-        # PyTorch has no pairs and no words for a transposed convolution, and refuses arrays without numbers.
-        ran = interpret(call)
-        if ran is None or 0 in (*call.x_shape, *call.weight_shape, *ran.output_shape):
-            return
-        if isinstance(call.padding, str) or any(lo != hi for lo, hi in call.padding):
-            return
-        first = {"stride": call.stride, "padding": tuple(lo for lo, _ in call.padding), "groups": call.groups}
-        first |= {"dilation": call.dilation, "bias": call.bias, "kernel_size": call.kernel}
-        if call.transposed:
-            name, extra = f"ConvTranspose{ndim}d", {"output_padding": call.output_padding}
-        else:
-            name, extra = f"Conv{ndim}d", {"padding_mode": call.padding_mode}
-        layer = getattr(torch.nn, name)(call.c_in, call.c_out, **first, **extra)
-        x = torch.ones((call.n, call.c_in, *call.sizes), requires_grad=True)
-        with flop_counter.FlopCounterMode(display=False) as forward:
-            y = layer(x)
-        with flop_counter.FlopCounterMode(display=False) as backward:
-            y.sum().backward()
-        assert count(call, bias=call.bias, convention="flop_counter") == forward.get_total_flops()
-        assert count(call, f"{call.op}_backward", convention="flop_counter") == backward.get_total_flops()
-
-    check()
-
-
 # ---- layers --------------------------------------------------------------------------------------------------------
 
 
@@ -392,31 +250,6 @@ def test_layers_refuse_what_they_cannot_count() -> None:
         small_network().count_operations((2, 11, 4))
     with pytest.raises(TypeError, match=r"^Conv1d: x_shape must be a whole number; got 11\.0"):
         small_network().count_operations((2, 11.0, 3))  # type: ignore[arg-type]
-
-
-# ---- whole networks ------------------------------------------------------------------------------------------------
-
-PUBLISHED_GMAC = {  # dense, as their papers and tools give them
-    "HiFi-GAN V1": 30.71,
-    "EnCodec decoder": 1.175,
-    "DAC decoder": 69.15,
-    "Denoiser (Demucs48)": 1.94,
-    "ResNet-18": 1.814,
-    "ResNet-50": 4.087,
-    "MobileNetV2": 0.2995,
-    "U-Net": 48.2,
-}
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_network(name: str) -> None:
-    exact, dense, published = count_network(NETWORKS[name]())
-    assert 0 < exact.additions <= exact.multiplications <= dense // 2
-    assert published >= exact.total
-    if name in PUBLISHED_GMAC:
-        figure = PUBLISHED_GMAC[name]
-        digits = len(str(figure).partition(".")[2])
-        assert round(dense / 2e9, digits) == figure
 
 
 # ---- errors --------------------------------------------------------------------------------------------------------
@@ -481,120 +314,3 @@ def test_errors_are_those_of_the_convolution(
     with pytest.raises(type(convolution.value)) as counting:
         nbconv.count_operations(op, x_shape, weight_shape, **params)
     assert str(counting.value) == str(convolution.value)
-
-
-# ---- roofline ------------------------------------------------------------------------------------------------------
-
-
-@given(calls(ndim=1) | calls(ndim=2))
-def test_least_bytes(call: Call) -> None:
-    ran = interpret(call)
-    if ran is None:
-        return
-    read = {name: len(indices) for name, indices in ran.read.items()}
-    outputs = math.prod(ran.output_shape)
-    biases = call.c_out if call.bias and outputs else 0
-    floor = roofline(call.op, call.x_shape, call.weight_shape, **call.params, bias=call.bias, dtype="float64")
-    assert floor.flops == sum(ran.tallies["output"])
-    assert floor.bytes_moved == 8 * (read["x"] + read["weight"] + biases + outputs)
-    written = {"x": math.prod(call.x_shape), "weight": math.prod(call.weight_shape), "bias": call.c_out}
-    alone = {"x": read["weight"] + read["grad_output"], "weight": read["x"] + read["grad_output"], "bias": outputs}
-    together = read["x"] + read["weight"] + outputs
-
-    def backward(*needs: str) -> int:
-        op = f"{call.op}_backward"
-        return roofline(op, call.x_shape, call.weight_shape, **call.params, needs=needs, dtype="float16").bytes_moved
-
-    for need in GRADIENTS:
-        assert backward(need) == 2 * (alone[need] + written[need])
-    assert backward(*GRADIENTS) == 2 * (together + sum(written.values()))
-
-
-def test_roofline_figures() -> None:
-    layer: dict[str, Any] = {"x_shape": (1, 100, 8), "weight_shape": (16, 8, 1), "bias": True}
-    floor = roofline("conv1d", **layer, peak=1e9, bandwidth=4e9)
-    assert (floor.flops, floor.bytes_moved) == (2 * 100 * 8 * 16, 4 * (800 + 128 + 16 + 1600))
-    assert floor.intensity == 25600 / 10176
-    assert (floor.compute_time, floor.memory_time) == (25600 / 1e9, 10176 / 4e9)
-    assert (floor.time, floor.bound) == (25600 / 1e9, "compute")
-    assert roofline("conv1d", **layer, peak=1e12, bandwidth=1e9).bound == "memory"
-    unknown = roofline("conv1d", **layer)
-    assert (unknown.time, unknown.bound) == (None, None)
-    assert roofline("conv1d", **layer, bandwidth=1e9).time == 10176 / 1e9
-    assert roofline("conv1d", (0, 9, 0), (0, 0, 3)).intensity == 0.0
-    for dtype in (np.float64, np.dtype("float64"), "float64"):
-        assert roofline("conv1d", **layer, dtype=dtype).bytes_moved == 2 * floor.bytes_moved
-    assert {name: np.dtype(name).itemsize for name in ITEM_SIZES if name != "bfloat16"} == {
-        name: size for name, size in ITEM_SIZES.items() if name != "bfloat16"
-    }
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "text"),
-    [
-        ({"dtype": "int32"}, TypeError, "^conv1d: dtype must be one of float16, .*; got 'int32'$"),
-        ({"peak": 0}, ValueError, "^conv1d: peak must be positive; got 0$"),
-        ({"bandwidth": float("nan")}, ValueError, "^conv1d: bandwidth must be positive; got nan$"),
-    ],
-)
-def test_roofline_errors(change: dict[str, Any], error: type[Exception], text: str) -> None:
-    with pytest.raises(error, match=text):
-        roofline("conv1d", (1, 9, 3), (4, 3, 3), **change)
-
-
-# ---- the command ---------------------------------------------------------------------------------------------------
-
-
-def run_command(line: str) -> int:
-    parser = argparse.ArgumentParser()
-    count_command.add_arguments(parser)
-    return count_command.run(parser.parse_args(line.split()))
-
-
-def test_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    line = "conv_transpose1d --x 1,32,512 --weight 512,256,16 --stride 8 --padding 4"
-    assert run_command(f"{line} --bias --activation relu --peak 250e9 --bandwidth 20e9") == 0
-    text = capsys.readouterr().out
-    cells = {words[0]: words[1:] for words in map(str.split, text.splitlines()) if words}
-    assert cells["exact"] == ["66,060,288", "66,060,288", "132,120,576"]
-    assert cells["moduleprofiler"] == ["602,931,200"]
-    assert cells["torch.utils.flop_counter"] == ["134,217,728"]
-    assert cells["least"][2:] == ["8,717,312", "bytes,", "float32"]
-    assert cells["arithmetic"][1:] == ["15.16", "flop/byte"]
-    assert cells["time"][1:] == ["528.482", "us,", "set", "by", "arithmetic"]
-    assert cells["relu:"] == ["65,536", "comparisons,", "0", "operations"]
-    assert run_command(line) == 0
-    assert "132,055,040" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("text", "padding"),
-    [("2", 2), ("2:1", ((2, 1),)), ("same", "same"), ("causal", "causal"), ("valid", "valid")],
-)
-def test_command_reads_padding(text: str, padding: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(f"conv1d --x 9,3 --weight 4,3,4 --padding {text}") == 0
-    total = count_operations("conv1d", (9, 3), (4, 3, 4), padding=padding).total
-    assert f" {total:,}\n" in capsys.readouterr().out
-
-
-def test_command_of_gradients(capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        run_command("conv2d_backward --x 2,9,9,4 --weight 6,2,3,3 --padding 1:2,2 --groups 2 --needs weight,bias") == 0
-    )
-    text = capsys.readouterr().out
-    expected = count_operations(
-        "conv2d_backward", (2, 9, 9, 4), (6, 2, 3, 3), padding=((1, 2), 2), groups=2, needs=("weight", "bias")
-    )
-    assert f"{expected.total:,}" in text
-    assert "gradients of weight, bias" in text
-    assert "no formula" in text
-
-
-def test_command_reports_errors_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command("conv1d --x 9,3 --weight 4,5,3") == 2
-    assert capsys.readouterr().err == (
-        "nbconv count: error: conv1d: x has 3 channels, weight expects 5 * groups(1) = 5; x (9, 3), weight (4, 5, 3)\n"
-    )
-    for wrong in ("conv1d --x 9,a --weight 4,5,3", "conv1d --x 9,3 --weight 4,3,3 --padding 1:2:3", "conv3d"):
-        with pytest.raises(SystemExit, match="2"):
-            run_command(wrong)
