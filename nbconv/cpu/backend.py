@@ -26,6 +26,8 @@ class Weights(NamedTuple):
     layout: Layout
     data: np.ndarray
     start: int
+    finite: bool
+    """False where a weight may be infinite or NaN: a transposed convolution must then not multiply it by a zero."""
 
 
 def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, may_view: bool) -> Weights:
@@ -36,10 +38,16 @@ def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, may_view: bool) -> We
     if may_view and dtype == compute:
         in_place = readable_in_place(spec, shape, steps, compute)
         if in_place is not None:
-            return Weights(in_place, data, start)
+            return Weights(in_place, data, start, _finite(spec, data))
     layout = packed_layout(spec, shape, compute)
     packed = pack(layout, spec, data, steps, start, half_code(dtype), shape, compute)
-    return Weights(layout, packed, 0)
+    return Weights(layout, packed, 0, _finite(spec, packed))
+
+
+def _finite(spec: ConvSpec, weights: np.ndarray) -> bool:
+    # Any infinity or NaN shows in the sum; a sum that overflows by itself only costs time.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return not spec.transposed or bool(np.isfinite(weights.sum()))
 
 
 def prepare_bias(bias: np.ndarray | None, c_out: int, dtype: np.dtype) -> np.ndarray:
@@ -69,7 +77,7 @@ def run(
         four_steps(x_flat, geometry), four_steps(y_flat, geometry), half_code(x.dtype), compute_dtype(x.dtype)
     )
     workers = threads.get_num_threads()
-    plan = make_plan(geometry, memory, weights.layout, algorithm, workers)
+    plan = make_plan(geometry, memory, weights.layout, algorithm, workers, weights.finite)
     if plan.jobs == 0:
         return
     if plan.flops < SERIAL_FLOPS or plan.jobs == 1:

@@ -170,7 +170,13 @@ def _run_chunk(  # type: ignore[no-untyped-def]
                 sums_row = held_columns
             else:
                 sums_at, sums_row = y_at, step_w
-            if tiles[t, _TILE_X] == _GATHERED:
+            if tiles[t, _TILE_X] == _GATHERED and call[T.SKIP]:
+                _product_of_real_taps(
+                    kernels[column[T.VECTORS], 1], panel, tiles[t, _TILE_PANEL] * panel_row + column[T.CHANNEL] - low,
+                    panel_row, width, panel_segments, w, w_at - chunk[T.CHUNK_K] * column[T.WEIGHT_K], w_taps, rows,
+                    is_first, bias, scratch, y, sums_at, sums_row, position, call, phase, chunk, column,
+                )  # fmt: skip
+            elif tiles[t, _TILE_X] == _GATHERED:
                 _product(
                     kernel, panel, tiles[t, _TILE_PANEL] * panel_row + column[T.CHANNEL] - low, panel_row, 1,
                     panel_segments, w, w_at, column[T.WEIGHT_K], w_taps, base + segment, base + segment_end, run,
@@ -221,6 +227,42 @@ def _product(  # type: ignore[no-untyped-def]
             kernel, a, a_start, a_row, a_k, a_taps, w, w_start, w_k, w_taps, tap, tap_end, run,
             y, sums_at, sums_row, y, sums_at, sums_row, last,
         )  # fmt: skip
+
+
+@serial
+def _product_of_real_taps(  # type: ignore[no-untyped-def]
+    kernel, panel, panel_at, panel_row, width, panel_segments, w, w_at, w_taps, rows,
+    is_first, bias, scratch, y, sums_at, sums_row, position, call, phase, chunk, column,
+):  # fmt: skip
+    """Run a gathered tile row by row, tap by tap, leaving out the taps that meet no data.
+
+    A transposed convolution has no padding: an infinite weight must not meet a zero that only fills the panel.
+    """
+    fuse, base = phase[T.SEGMENT_TAPS], phase[T.SEGMENT]
+    channels = chunk[T.CHUNK_CHANNEL_END] - chunk[T.CHUNK_CHANNEL]
+    for m in range(rows):
+        line, out_w = divmod(position + m, phase[T.OUT_W])
+        out_h = line % phase[T.OUT_H]
+        at = sums_at + m * sums_row
+        if is_first:
+            _product(
+                kernel, panel, 0, 0, 1, panel_segments, w, w_at, column[T.WEIGHT_K], w_taps, 0, 0, 0,
+                True, bias, column[T.OUT_CHANNEL], call[T.SCRATCH], scratch, y, at, 0, column[T.LAST_COLUMNS],
+            )  # fmt: skip
+        for tap in range(chunk[T.CHUNK_TAP], chunk[T.CHUNK_TAP_END]):
+            tap_h, tap_w = divmod(tap, phase[T.TAPS_W])
+            row = out_h * phase[T.STRIDE_H] + tap_h * phase[T.DILATION_H] - phase[T.LO_H]
+            place = out_w * phase[T.STRIDE_W] + tap_w * phase[T.DILATION_W] - phase[T.LO_W]
+            if 0 <= row < call[T.X_H] and 0 <= place < call[T.X_W]:
+                segment, inner = divmod(tap, fuse)
+                segment += base
+                term = inner * call[T.GROUP_CHANNELS] + chunk[T.CHUNK_CHANNEL]
+                a_at = panel_at + m * panel_row + (tap - chunk[T.CHUNK_TAP]) * width - panel_segments[segment]
+                _product(
+                    kernel, panel, a_at, panel_row, 1, panel_segments, w, w_at + term * column[T.WEIGHT_K],
+                    column[T.WEIGHT_K], w_taps, segment, segment + 1, channels,
+                    False, bias, 0, call[T.SCRATCH], scratch, y, at, 0, column[T.LAST_COLUMNS],
+                )  # fmt: skip
 
 
 @serial

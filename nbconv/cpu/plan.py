@@ -54,9 +54,11 @@ def _even_cuts(length: int, pieces: int) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=1024)
-def make_plan(geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int) -> Plan:
-    """Plan one convolution for `workers` threads."""
-    return _Builder(geometry, memory, layout, algorithm, workers).build()
+def make_plan(
+    geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool = True
+) -> Plan:
+    """Plan one convolution for `workers` threads; `finite` says that no weight is infinite or NaN."""
+    return _Builder(geometry, memory, layout, algorithm, workers, finite).build()
 
 
 @lru_cache(maxsize=256)
@@ -97,8 +99,9 @@ def _phase_row(phase_h: Phase, phase_w: Phase, memory: Memory) -> list[int]:
 
 class _Builder:
     def __init__(
-        self, geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int
+        self, geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool
     ) -> None:
+        self.skip = geometry.spec.transposed and not finite
         self.geometry, self.memory, self.layout, self.workers = geometry, memory, layout, workers
         self.blocking = blocking(memory.compute)
         self.depthwise = layout.depthwise
@@ -287,6 +290,7 @@ class _Builder:
 
     def _fill_call(self, panel_terms: int, max_positions: int, segments: int) -> list[int]:
         call, memory = _call_row(self.geometry, self.memory), self.memory
+        call[T.SKIP] = int(self.skip)
         call[T.DEPTHWISE], call[T.REPEAT] = int(self.depthwise), self.repeat
         call[T.GROUP_CHANNELS] = self.group_channels
         call[T.ROWS] = self.rows
@@ -307,7 +311,7 @@ class _Builder:
         kind = DEPTHWISE if self.depthwise else DENSE
         for length in lengths:
             tiles = -(-length // self.rows)
-            for rows in {length // tiles, -(-length // tiles)}:
+            for rows in {length // tiles, -(-length // tiles)} | ({1} if self.skip else set()):
                 for vectors in {column[T.VECTORS] for column in self.layout.columns}:
                     kernels[vectors, rows] = tile_kernel(self.memory.compute, kind, rows, vectors)
         return kernels

@@ -12,6 +12,7 @@ _next = itertools.count().__next__
 # The call: one row.
 CALL_JOBS = _next()  # jobs of all phases
 COLUMN_BLOCKS = _next()  # a job is one block of positions and one block of columns
+SKIP = _next()  # 1: taps that meet no data are left out, not multiplied by zero
 DEPTHWISE = _next()  # 1: column o reads channel o of x (after `repeat`) only
 HALF = _next()  # storage of x and y: NOT_HALF, FLOAT16, BFLOAT16
 PADDING_MODE = _next()  # index in geometry.PADDING_MODES
