@@ -18,7 +18,7 @@ from .panels import fill_panel
 __all__ = ["convolve"]
 
 # Columns of a job's list of tiles.
-_TILE_ROWS, _TILE_X, _TILE_PANEL, _TILE_POSITION, _TILE_SUMS, _TILE_FIELDS = range(6)
+_TILE_ROWS, _TILE_X, _TILE_Y, _TILE_PANEL, _TILE_POSITION, _TILE_SUMS, _TILE_FIELDS = range(7)
 _GATHERED = np.iinfo(np.int64).min  # in _TILE_X: this tile reads the panel
 
 
@@ -49,7 +49,7 @@ def _run_jobs(  # type: ignore[no-untyped-def]
     call, phases, chunks, columns, kernels, x_segments, w_segments,
 ):  # fmt: skip
     panel = np.empty(call[T.PANEL_SIZE], w.dtype)
-    scratch = np.empty(call[T.SCRATCH_SIZE], w.dtype)
+    sums = choose_sums(y, np.empty(call[T.SCRATCH_SIZE], w.dtype), call[T.SCRATCH] == 1)
     tiles = np.empty((call[T.MAX_TILES], _TILE_FIELDS), np.int64)
     panel_segments = np.empty(call[T.MAX_SEGMENTS], np.int64)
     n_columns, blocks = columns.shape[0], call[T.COLUMN_BLOCKS]
@@ -60,7 +60,7 @@ def _run_jobs(  # type: ignore[no-untyped-def]
         phase = phases[number]
         begin = phases[number - 1, T.JOB_END] if number else 0
         block, column_block = divmod(here - begin, blocks)
-        count = _list_tiles(tiles, x_start, block, call, phase)
+        count = _list_tiles(tiles, x_start, y_start, block, call, phase)
         column, column_end = n_columns * column_block // blocks, n_columns * (column_block + 1) // blocks
         tile = 0
         while tile < count:
@@ -69,13 +69,13 @@ def _run_jobs(  # type: ignore[no-untyped-def]
                 _run_chunk(
                     chunk == phase[T.CHUNK], chunk == phase[T.CHUNK_END] - 1, chunks[chunk],
                     tiles[tile:tile_end], columns[column:column_end], x, x_start, w, w_start, bias, y, y_start,
-                    activation, call, phase, kernels, x_segments, w_segments, panel, panel_segments, scratch,
+                    activation, call, phase, kernels, x_segments, w_segments, panel, panel_segments, sums,
                 )  # fmt: skip
             tile = tile_end
 
 
 @serial
-def _list_tiles(tiles, x_start, block, call, phase):  # type: ignore[no-untyped-def]
+def _list_tiles(tiles, x_start, y_start, block, call, phase):  # type: ignore[no-untyped-def]
     """List the tiles of one block of positions; say for each whether its rows can be read in place."""
     length = phase[T.LINE_LENGTH]
     if phase[T.BLOCKS_PER_LINE] > 1:
@@ -95,12 +95,14 @@ def _list_tiles(tiles, x_start, block, call, phase):  # type: ignore[no-untyped-
             x_start + sample * call[T.X_STEP_N] + (out_h * phase[T.STRIDE_H] - phase[T.LO_H]) * call[T.X_STEP_H]
             - phase[T.LO_W] * call[T.X_STEP_W]
         )  # fmt: skip
+        y_line = y_start + phase[T.Y_OFFSET] + sample * call[T.Y_STEP_N] + out_h * phase[T.Y_STEP_H]
         n_tiles = -(-(stop - start) // call[T.ROWS])
         for i in range(n_tiles):
             low = start + (stop - start) * i // n_tiles
             high = start + (stop - start) * (i + 1) // n_tiles
             tiles[count, _TILE_ROWS] = high - low
             tiles[count, _TILE_POSITION] = line * length + low
+            tiles[count, _TILE_Y] = y_line + low * phase[T.Y_STEP_W]
             if inside and phase[T.W_FIRST] <= low and high <= phase[T.W_END]:
                 tiles[count, _TILE_X] = x_line + low * phase[T.STRIDE_W] * call[T.X_STEP_W]
             else:
@@ -130,139 +132,110 @@ def _take_group(tiles, tile, count, call):  # type: ignore[no-untyped-def]
 @serial
 def _run_chunk(  # type: ignore[no-untyped-def]
     is_first, is_last, chunk, tiles, columns, x, x_start, w, w_start, bias, y, y_start,
-    activation, call, phase, kernels, x_segments, w_segments, panel, panel_segments, scratch,
+    activation, call, phase, kernels, x_segments, w_segments, panel, panel_segments, sums,
 ):  # fmt: skip
-    """Add one chunk of the reduction to all tiles of a group."""
-    segment, segment_end, run = chunk[T.CHUNK_SEGMENT], chunk[T.CHUNK_SEGMENT_END], chunk[T.CHUNK_RUN]
+    """Add one chunk of the reduction to all tiles of a group: from the bias, or from the sums so far, into `sums`."""
     base = phase[T.SEGMENT]
+    segment, segment_end, run = base + chunk[T.CHUNK_SEGMENT], base + chunk[T.CHUNK_SEGMENT_END], chunk[T.CHUNK_RUN]
     low, high = columns[0, T.CHANNEL], columns[-1, T.CHANNEL_END]
     width = high - low - call[T.GROUP_CHANNELS] + chunk[T.CHUNK_CHANNEL_END] - chunk[T.CHUNK_CHANNEL]
     panel_row = (chunk[T.CHUNK_TAP_END] - chunk[T.CHUNK_TAP]) * width
     for s in range(segment, segment_end):
-        panel_segments[base + s] = (s - segment) * phase[T.SEGMENT_TAPS] * width
+        panel_segments[s] = (s - segment) * phase[T.SEGMENT_TAPS] * width
     for t in range(tiles.shape[0]):
         if tiles[t, _TILE_X] == _GATHERED:
             fill_panel(
                 panel, tiles[t, _TILE_PANEL] * panel_row, x, x_start, tiles[t, _TILE_POSITION], tiles[t, _TILE_ROWS],
                 chunk[T.CHUNK_TAP], chunk[T.CHUNK_TAP_END], low + chunk[T.CHUNK_CHANNEL], width, call, phase,
             )  # fmt: skip
-    held_columns = columns[-1, T.OUT_CHANNEL] + columns[-1, T.COLUMNS] - columns[0, T.OUT_CHANNEL]
-    step_w = phase[T.Y_STEP_W]
+    first_channel = columns[0, T.OUT_CHANNEL]
+    held_row = columns[-1, T.OUT_CHANNEL] + columns[-1, T.COLUMNS] - first_channel
+    init = bias if is_first else sums
+    x_row, x_c, y_row = phase[T.STRIDE_W] * call[T.X_STEP_W], call[T.X_STEP_C], phase[T.Y_STEP_W]
+    in_scratch = call[T.SCRATCH] == 1
     for j in range(columns.shape[0]):
         column = columns[j]
-        out_channel = column[T.OUT_CHANNEL]
+        vectors, last, out_channel, w_k = column[T.VECTORS], column[T.LAST_COLUMNS], column[T.OUT_CHANNEL], column[T.WEIGHT_K]
         w_at = (
-            w_start + phase[T.WEIGHT_START] + column[T.WEIGHT_OFFSET] * phase[T.WEIGHT_TERMS]
-            + chunk[T.CHUNK_K] * column[T.WEIGHT_K]
-        )  # fmt: skip
-        w_taps = w_segments[column[T.VECTORS]]
+            w_start + phase[T.WEIGHT_START] + column[T.WEIGHT_OFFSET] * phase[T.WEIGHT_TERMS] + chunk[T.CHUNK_K] * w_k
+        )
+        w_taps = w_segments[vectors]
         for t in range(tiles.shape[0]):
-            rows, position = tiles[t, _TILE_ROWS], tiles[t, _TILE_POSITION]
-            kernel = kernels[column[T.VECTORS], rows]
-            line, out_w = divmod(position, phase[T.OUT_W])
-            sample, out_h = divmod(line, phase[T.OUT_H])
-            y_at = (
-                y_start + phase[T.Y_OFFSET] + sample * call[T.Y_STEP_N] + out_h * phase[T.Y_STEP_H] + out_w * step_w
-                + out_channel * call[T.Y_STEP_C]
-            )  # fmt: skip
-            if call[T.SCRATCH]:
-                sums_at = tiles[t, _TILE_SUMS] * held_columns + out_channel - columns[0, T.OUT_CHANNEL]
-                sums_row = held_columns
+            rows = tiles[t, _TILE_ROWS]
+            if in_scratch:
+                at, row = tiles[t, _TILE_SUMS] * held_row + out_channel - first_channel, held_row
             else:
-                sums_at, sums_row = y_at, step_w
-            if tiles[t, _TILE_X] == _GATHERED and call[T.SKIP]:
-                _product_of_real_taps(
-                    kernels[column[T.VECTORS], 1], panel, tiles[t, _TILE_PANEL] * panel_row + column[T.CHANNEL] - low,
-                    panel_row, width, panel_segments, w, w_at - chunk[T.CHUNK_K] * column[T.WEIGHT_K], w_taps, rows,
-                    is_first, bias, scratch, y, sums_at, sums_row, position, call, phase, chunk, column,
+                at, row = tiles[t, _TILE_Y] + out_channel, y_row
+            init_at, init_row = (out_channel, 0) if is_first else (at, row)
+            if tiles[t, _TILE_X] != _GATHERED:
+                run_tile(
+                    kernels[vectors, rows], x, tiles[t, _TILE_X] + (column[T.CHANNEL] + chunk[T.CHUNK_K]) * x_c, x_row, x_c,
+                    x_segments, w, w_at, w_k, w_taps, segment, segment_end, run, init, init_at, init_row, sums, at, row, last,
                 )  # fmt: skip
-            elif tiles[t, _TILE_X] == _GATHERED:
-                _product(
-                    kernel, panel, tiles[t, _TILE_PANEL] * panel_row + column[T.CHANNEL] - low, panel_row, 1,
-                    panel_segments, w, w_at, column[T.WEIGHT_K], w_taps, base + segment, base + segment_end, run,
-                    is_first, bias, out_channel, call[T.SCRATCH], scratch, y, sums_at, sums_row, column[T.LAST_COLUMNS],
+            elif call[T.SKIP] == 0:
+                run_tile(
+                    kernels[vectors, rows], panel, tiles[t, _TILE_PANEL] * panel_row + column[T.CHANNEL] - low, panel_row, 1,
+                    panel_segments, w, w_at, w_k, w_taps, segment, segment_end, run, init, init_at, init_row, sums, at, row, last,
                 )  # fmt: skip
             else:
-                _product(
-                    kernel, x, tiles[t, _TILE_X] + (column[T.CHANNEL] + chunk[T.CHUNK_K]) * call[T.X_STEP_C],
-                    phase[T.STRIDE_W] * call[T.X_STEP_W], call[T.X_STEP_C],
-                    x_segments, w, w_at, column[T.WEIGHT_K], w_taps, base + segment, base + segment_end, run,
-                    is_first, bias, out_channel, call[T.SCRATCH], scratch, y, sums_at, sums_row, column[T.LAST_COLUMNS],
+                _multiply_real_taps(
+                    kernels[vectors, 1], panel, tiles[t, _TILE_PANEL] * panel_row + column[T.CHANNEL] - low, panel_row, width,
+                    panel_segments, w, w_at - chunk[T.CHUNK_K] * w_k, w_taps, rows, init, init_at, init_row, sums, at, row,
+                    tiles[t, _TILE_POSITION], call, phase, chunk, column,
                 )  # fmt: skip
             if is_last:
-                if call[T.SCRATCH]:
-                    map_tile(activation, scratch, sums_at, rows, sums_row, column[T.COLUMNS])
+                map_tile(activation, sums, at, rows, row, column[T.COLUMNS])
+                if in_scratch:
                     _store_rows(
-                        scratch, sums_at, sums_row, rows, column[T.COLUMNS], y, y_start + out_channel * call[T.Y_STEP_C],
-                        position, call, phase,
+                        sums, at, row, rows, column[T.COLUMNS], y, y_start + out_channel * call[T.Y_STEP_C],
+                        tiles[t, _TILE_POSITION], call, phase,
                     )  # fmt: skip
-                else:
-                    map_tile(activation, y, sums_at, rows, sums_row, column[T.COLUMNS])
 
 
 @serial
-def _product(  # type: ignore[no-untyped-def]
-    kernel, a, a_start, a_row, a_k, a_taps, w, w_start, w_k, w_taps, tap, tap_end, run,
-    is_first, bias, out_channel, in_scratch, scratch, y, sums_at, sums_row, last,
-):  # fmt: skip
-    """Run one tile, from the bias or from the sums so far, into `scratch` or straight into `y`."""
-    if in_scratch:
-        if is_first:
-            run_tile(
-                kernel, a, a_start, a_row, a_k, a_taps, w, w_start, w_k, w_taps, tap, tap_end, run,
-                bias, out_channel, 0, scratch, sums_at, sums_row, last,
-            )  # fmt: skip
-        else:
-            run_tile(
-                kernel, a, a_start, a_row, a_k, a_taps, w, w_start, w_k, w_taps, tap, tap_end, run,
-                scratch, sums_at, sums_row, scratch, sums_at, sums_row, last,
-            )  # fmt: skip
-    elif is_first:
-        run_tile(
-            kernel, a, a_start, a_row, a_k, a_taps, w, w_start, w_k, w_taps, tap, tap_end, run,
-            bias, out_channel, 0, y, sums_at, sums_row, last,
-        )  # fmt: skip
-    else:
-        run_tile(
-            kernel, a, a_start, a_row, a_k, a_taps, w, w_start, w_k, w_taps, tap, tap_end, run,
-            y, sums_at, sums_row, y, sums_at, sums_row, last,
-        )  # fmt: skip
-
-
-@serial
-def _product_of_real_taps(  # type: ignore[no-untyped-def]
+def _multiply_real_taps(  # type: ignore[no-untyped-def]
     kernel, panel, panel_at, panel_row, width, panel_segments, w, w_at, w_taps, rows,
-    is_first, bias, scratch, y, sums_at, sums_row, position, call, phase, chunk, column,
+    init, init_at, init_row, sums, at, sums_row, position, call, phase, chunk, column,
 ):  # fmt: skip
     """Run a gathered tile row by row, tap by tap, leaving out the taps that meet no data.
 
     A transposed convolution has no padding: an infinite weight must not meet a zero that only fills the panel.
     """
-    fuse, base = phase[T.SEGMENT_TAPS], phase[T.SEGMENT]
-    channels = chunk[T.CHUNK_CHANNEL_END] - chunk[T.CHUNK_CHANNEL]
+    fuse, base, last = phase[T.SEGMENT_TAPS], phase[T.SEGMENT], column[T.LAST_COLUMNS]
+    w_k, channels = column[T.WEIGHT_K], chunk[T.CHUNK_CHANNEL_END] - chunk[T.CHUNK_CHANNEL]
+    first, end = chunk[T.CHUNK_TAP], chunk[T.CHUNK_TAP_END]
     for m in range(rows):
         line, out_w = divmod(position + m, phase[T.OUT_W])
-        out_h = line % phase[T.OUT_H]
-        at = sums_at + m * sums_row
-        if is_first:
-            _product(
-                kernel, panel, 0, 0, 1, panel_segments, w, w_at, column[T.WEIGHT_K], w_taps, 0, 0, 0,
-                True, bias, column[T.OUT_CHANNEL], call[T.SCRATCH], scratch, y, at, 0, column[T.LAST_COLUMNS],
-            )  # fmt: skip
-        for tap in range(chunk[T.CHUNK_TAP], chunk[T.CHUNK_TAP_END]):
-            tap_h, tap_w = divmod(tap, phase[T.TAPS_W])
-            row = out_h * phase[T.STRIDE_H] + tap_h * phase[T.DILATION_H] - phase[T.LO_H]
-            place = out_w * phase[T.STRIDE_W] + tap_w * phase[T.DILATION_W] - phase[T.LO_W]
-            if 0 <= row < call[T.X_H] and 0 <= place < call[T.X_W]:
-                segment, inner = divmod(tap, fuse)
+        top = line % phase[T.OUT_H] * phase[T.STRIDE_H] - phase[T.LO_H]
+        left = out_w * phase[T.STRIDE_W] - phase[T.LO_W]
+        to = at + m * sums_row
+        # Before the first tap, a product of no taps carries the initial sums over.
+        for tap in range(first - 1, end):
+            tap_h, tap_w = divmod(max(tap, first), phase[T.TAPS_W])
+            row, place = top + tap_h * phase[T.DILATION_H], left + tap_w * phase[T.DILATION_W]
+            real = tap >= first and 0 <= row < call[T.X_H] and 0 <= place < call[T.X_W]
+            if real or tap < first:
+                segment, inner = divmod(max(tap, first), fuse)
                 segment += base
                 term = inner * call[T.GROUP_CHANNELS] + chunk[T.CHUNK_CHANNEL]
-                a_at = panel_at + m * panel_row + (tap - chunk[T.CHUNK_TAP]) * width - panel_segments[segment]
-                _product(
-                    kernel, panel, a_at, panel_row, 1, panel_segments, w, w_at + term * column[T.WEIGHT_K],
-                    column[T.WEIGHT_K], w_taps, segment, segment + 1, channels,
-                    False, bias, 0, call[T.SCRATCH], scratch, y, at, 0, column[T.LAST_COLUMNS],
+                a_at = panel_at + m * panel_row + (tap - first) * width - panel_segments[segment]
+                run_tile(
+                    kernel, panel, a_at, panel_row, 1, panel_segments, w, w_at + term * w_k, w_k, w_taps,
+                    segment, segment + real, channels,
+                    sums if real else init, to if real else init_at + m * init_row, 0, sums, to, 0, last,
                 )  # fmt: skip
+
+
+def choose_sums(y, scratch, in_scratch):  # type: ignore[no-untyped-def]
+    """Give the array that holds the sums: `scratch`, or `y` itself where it is of the compute type and evenly laid."""
+    return scratch if in_scratch else y
+
+
+@overload(choose_sums)
+def _choose_sums(y, scratch, in_scratch):  # type: ignore[no-untyped-def]
+    if y.dtype != scratch.dtype:
+        return lambda y, scratch, in_scratch: scratch
+    return lambda y, scratch, in_scratch: scratch if in_scratch else y
 
 
 @serial
