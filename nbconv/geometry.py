@@ -279,7 +279,7 @@ def _forward_axis(spec: ConvSpec, i: int, size: int, taps: int) -> Axis:
     elif spec.padding == "causal":
         lo, hi = reach - 1, 0
     else:
-        lo, hi = spec.padding[i]  # type: ignore[assignment]
+        lo, hi = _pairs(spec)[i]
     if spec.padding == "same":
         out = -(-size // s)
     elif size + lo + hi < reach:
@@ -311,7 +311,7 @@ def _transposed_axis(spec: ConvSpec, i: int, size: int, taps: int) -> Axis:
     elif spec.padding == "causal":
         lo, hi = 0, reach - s
     else:
-        lo, hi = spec.padding[i]  # type: ignore[assignment]
+        lo, hi = _pairs(spec)[i]
     out = (size - 1) * s + reach - lo - hi + extra
     if out < 0:
         raise ValueError(
@@ -319,6 +319,11 @@ def _transposed_axis(spec: ConvSpec, i: int, size: int, taps: int) -> Axis:
             f"+ output_padding({extra}) = {out} on axis {i}"
         )
     return Axis(size, taps, s, d, lo, hi, out)
+
+
+def _pairs(spec: ConvSpec) -> tuple[Pair, ...]:
+    assert not isinstance(spec.padding, str)
+    return spec.padding
 
 
 def _normalise_padding(op: str, padding: Any, ndim: int) -> tuple[Pair, ...] | str:

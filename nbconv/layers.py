@@ -111,6 +111,15 @@ class _Layer:
         return _rebuild, (type(self), self.weight, self.bias, self._parameters)
 
     @classmethod
+    def random(
+        cls, c_in: int, c_out: int, kernel_size: Any, *, rng: np.random.Generator, bias: bool = True,
+        dtype: Any = np.float32, groups: int = 1, **parameters: Any,
+    ) -> Any:  # fmt: skip
+        """Make a layer with random weights, drawn from `rng` within PyTorch's bounds; other parameters as the class."""
+        weight, numbers = cls._random_arrays(c_in, c_out, kernel_size, rng, bias, groups, dtype)
+        return cls(weight, numbers, groups=groups, **parameters)
+
+    @classmethod
     def _random_arrays(
         cls, c_in: int, c_out: int, kernel_size: Any, rng: np.random.Generator, bias: bool, groups: int, dtype: Any
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -153,15 +162,6 @@ class _Forward(_Layer):
         }  # fmt: skip
         super().__init__(weight, bias, parameters)
 
-    @classmethod
-    def random(
-        cls, c_in: int, c_out: int, kernel_size: Any, *, rng: np.random.Generator, bias: bool = True,
-        dtype: Any = np.float32, groups: int = 1, **parameters: Any,
-    ) -> Any:  # fmt: skip
-        """Make a layer with random weights, drawn from `rng` within PyTorch's bounds; other parameters as the class."""
-        weight, numbers = cls._random_arrays(c_in, c_out, kernel_size, rng, bias, groups, dtype)
-        return cls(weight, numbers, groups=groups, **parameters)
-
 
 class _Transposed(_Layer):
     transposed = True
@@ -184,8 +184,6 @@ class _Transposed(_Layer):
             "dilation": dilation, "activation": activation, "algorithm": algorithm,
         }  # fmt: skip
         super().__init__(weight, bias, parameters)
-
-    random = _Forward.random
 
 
 class Conv1d(_Forward):

@@ -54,7 +54,7 @@ _C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7, _C8 = map(
 
 
 @serial_math
-def _exp32(x):  # type: ignore[no-untyped-def]
+def _exp32(x):
     x = _f(89) if x > _f(89) else (_f(-104) if x < _f(-104) else x)
     shifted = x * _LOG2_E + _ROUND
     n = shifted - _ROUND
@@ -70,7 +70,7 @@ def _exp32(x):  # type: ignore[no-untyped-def]
 
 
 @serial_math
-def _tanh32(x):  # type: ignore[no-untyped-def]
+def _tanh32(x):
     s = x * x
     small = x + x * s * (((((_T5 * s + _T4) * s + _T3) * s + _T2) * s + _T1) * s + _T0)
     large = _ONE - _TWO / (_exp32(_TWO * abs(x)) + _ONE)
@@ -79,7 +79,7 @@ def _tanh32(x):  # type: ignore[no-untyped-def]
 
 
 @serial_math
-def _erf32(x):  # type: ignore[no-untyped-def]
+def _erf32(x):
     s = x * x
     small = x * ((((((_R6 * s + _R5) * s + _R4) * s + _R3) * s + _R2) * s + _R1) * s + _R0)
     t = abs(x)
@@ -92,7 +92,7 @@ def _erf32(x):  # type: ignore[no-untyped-def]
 
 
 @serial_math
-def _sigmoid32(x):  # type: ignore[no-untyped-def]
+def _sigmoid32(x):
     return _ONE / (_ONE + _exp32(-x))
 
 
@@ -102,14 +102,22 @@ def _functions(dtype: np.dtype) -> dict[str, Any]:
         return {"exp": _exp32, "tanh": _tanh32, "erf": _erf32, "sigmoid": _sigmoid32}
 
     @serial_math
-    def exp(x):  # type: ignore[no-untyped-def]
+    def exp(x):
         return np.exp(x)
 
     @serial_math
-    def sigmoid(x):  # type: ignore[no-untyped-def]
+    def sigmoid(x):
         return 1.0 / (1.0 + np.exp(-x)) if x > 0.0 else np.exp(x) / (1.0 + np.exp(x))
 
-    return {"exp": exp, "tanh": math.tanh, "erf": math.erf, "sigmoid": sigmoid}
+    @serial_math
+    def tanh(x):
+        return math.tanh(x)
+
+    @serial_math
+    def erf(x):
+        return math.erf(x)
+
+    return {"exp": exp, "tanh": tanh, "erf": erf, "sigmoid": sigmoid}
 
 
 @lru_cache(maxsize=256)
@@ -121,39 +129,39 @@ def activation_function(name: str, parameter: float | None, dtype: np.dtype) -> 
     functions = _functions(dtype)
     exp, tanh, erf, sigmoid = functions["exp"], functions["tanh"], functions["erf"], functions["sigmoid"]
 
-    def relu(x):  # type: ignore[no-untyped-def]
+    def relu(x):
         return zero if x < zero else x
 
-    def leaky_relu(x):  # type: ignore[no-untyped-def]
+    def leaky_relu(x):
         return x * value if x < zero else x
 
-    def relu6(x):  # type: ignore[no-untyped-def]
+    def relu6(x):
         return six if x > six else (zero if x < zero else x)
 
-    def elu(x):  # type: ignore[no-untyped-def]
+    def elu(x):
         return value * (exp(x) - one) if x < zero else x
 
     root_half = number(math.sqrt(0.5))
 
-    def gelu(x):  # type: ignore[no-untyped-def]
+    def gelu(x):
         return half * x * (one + erf(x * root_half))
 
     root, cubic = number(math.sqrt(2 / math.pi)), number(0.044715)
 
-    def gelu_tanh(x):  # type: ignore[no-untyped-def]
+    def gelu_tanh(x):
         return half * x * (one + tanh(root * (x + cubic * x * x * x)))
 
-    def silu(x):  # type: ignore[no-untyped-def]
+    def silu(x):
         return x * sigmoid(x)
 
-    def softplus(x):  # type: ignore[no-untyped-def]
+    def softplus(x):
         # log1p of a number in [0, 1]: no overflow for large x, full accuracy for very negative x
         return number(math.log1p(exp(-abs(x)))) + (x if x > zero else zero)
 
-    def hardsigmoid(x):  # type: ignore[no-untyped-def]
+    def hardsigmoid(x):
         return (six if x > three else (zero if x < -three else x + three)) / six
 
-    def hardswish(x):  # type: ignore[no-untyped-def]
+    def hardswish(x):
         return x * (six if x > three else (zero if x < -three else x + three)) / six
 
     table = {

@@ -47,7 +47,7 @@ def fold(geometry: Geometry, columns: np.ndarray, x: np.ndarray) -> None:
 
 
 @twins
-def _unfold(blocks, positions, columns, x, x_start, taps, channels, call, phase):  # type: ignore[no-untyped-def]
+def _unfold(blocks, positions, columns, x, x_start, taps, channels, call, phase):
     """Gather blocks of windows; every thread owns its rows of `columns`."""
     for block in prange(blocks):
         first = block * _BLOCK
@@ -57,14 +57,14 @@ def _unfold(blocks, positions, columns, x, x_start, taps, channels, call, phase)
 
 
 @twins
-def _fold(rows, x, columns, start, like, sizes, kernel, channels, call, phase):  # type: ignore[no-untyped-def]
+def _fold(rows, x, columns, start, like, sizes, kernel, channels, call, phase):
     """Add up windows; every thread owns its rows of x, and adds tap by tap in one order."""
     for row in prange(rows):
         _fold_row(row, x, columns, start, like, sizes, kernel, channels, call, phase)
 
 
 @serial
-def _fold_row(row, x, columns, start, like, sizes, kernel, channels, call, phase):  # type: ignore[no-untyped-def]
+def _fold_row(row, x, columns, start, like, sizes, kernel, channels, call, phase):
     """Sum one image row.
 
     Math     x[i, c] = sum over taps t and positions p with p*stride + t*dilation - lo == i of columns[p, t, c]

@@ -23,7 +23,7 @@ _GATHERED = np.iinfo(np.int64).min  # in _TILE_X: this tile reads the panel
 
 
 @twins
-def convolve(  # type: ignore[no-untyped-def]
+def convolve(
     job, job_end, workers, x, x_start, w, w_start, bias, y, y_start, activation,
     call, phases, chunks, columns, kernels, x_segments, w_segments,
 ):  # fmt: skip
@@ -44,7 +44,7 @@ def convolve(  # type: ignore[no-untyped-def]
 
 
 @serial
-def _run_jobs(  # type: ignore[no-untyped-def]
+def _run_jobs(
     job, job_end, x, x_start, w, w_start, bias, y, y_start, activation,
     call, phases, chunks, columns, kernels, x_segments, w_segments,
 ):  # fmt: skip
@@ -75,7 +75,7 @@ def _run_jobs(  # type: ignore[no-untyped-def]
 
 
 @serial
-def _list_tiles(tiles, x_start, y_start, block, call, phase):  # type: ignore[no-untyped-def]
+def _list_tiles(tiles, x_start, y_start, block, call, phase):
     """List the tiles of one block of positions; say for each whether its rows can be read in place."""
     length = phase[T.LINE_LENGTH]
     if phase[T.BLOCKS_PER_LINE] > 1:
@@ -112,7 +112,7 @@ def _list_tiles(tiles, x_start, y_start, block, call, phase):  # type: ignore[no
 
 
 @serial
-def _take_group(tiles, tile, count, call):  # type: ignore[no-untyped-def]
+def _take_group(tiles, tile, count, call):
     """Find how many tiles the panel and the scratch can serve at once, and give them their places."""
     gathered, held = 0, 0
     end = tile
@@ -130,7 +130,7 @@ def _take_group(tiles, tile, count, call):  # type: ignore[no-untyped-def]
 
 
 @serial
-def _run_chunk(  # type: ignore[no-untyped-def]
+def _run_chunk(
     is_first, is_last, chunk, tiles, columns, x, x_start, w, w_start, bias, y, y_start,
     activation, call, phase, kernels, x_segments, w_segments, panel, panel_segments, sums,
 ):  # fmt: skip
@@ -193,7 +193,7 @@ def _run_chunk(  # type: ignore[no-untyped-def]
 
 
 @serial
-def _multiply_real_taps(  # type: ignore[no-untyped-def]
+def _multiply_real_taps(
     kernel, panel, panel_at, panel_row, width, panel_segments, w, w_at, w_taps, rows,
     init, init_at, init_row, sums, at, sums_row, position, call, phase, chunk, column,
 ):  # fmt: skip
@@ -226,20 +226,20 @@ def _multiply_real_taps(  # type: ignore[no-untyped-def]
                 )  # fmt: skip
 
 
-def choose_sums(y, scratch, in_scratch):  # type: ignore[no-untyped-def]
+def choose_sums(y, scratch, in_scratch):
     """Give the array that holds the sums: `scratch`, or `y` itself where it is of the compute type and evenly laid."""
     return scratch if in_scratch else y
 
 
 @overload(choose_sums)
-def _choose_sums(y, scratch, in_scratch):  # type: ignore[no-untyped-def]
+def _choose_sums(y, scratch, in_scratch):
     if y.dtype != scratch.dtype:
         return lambda y, scratch, in_scratch: scratch
     return lambda y, scratch, in_scratch: scratch if in_scratch else y
 
 
 @serial
-def _store_rows(scratch, sums_at, sums_row, rows, count, y, y_start, position, call, phase):  # type: ignore[no-untyped-def]
+def _store_rows(scratch, sums_at, sums_row, rows, count, y, y_start, position, call, phase):
     """Write finished sums to `y`: any strides, any storage type, rows anywhere."""
     for m in range(rows):
         line, out_w = divmod(position + m, phase[T.OUT_W])
@@ -251,7 +251,7 @@ def _store_rows(scratch, sums_at, sums_row, rows, count, y, y_start, position, c
         store_numbers(y, at, call[T.Y_STEP_C], scratch, sums_at + m * sums_row, count, call[T.HALF])
 
 
-def store_numbers(y, at, step, sums, start, count, half):  # type: ignore[no-untyped-def]
+def store_numbers(y, at, step, sums, start, count, half):
     """Copy `count` numbers out of the compute type, rounding to half types."""
     for i in range(count):
         value = sums[start + i]
@@ -263,8 +263,8 @@ def store_numbers(y, at, step, sums, start, count, half):  # type: ignore[no-unt
 
 
 @overload(store_numbers)
-def _store_numbers(y, at, step, sums, start, count, half):  # type: ignore[no-untyped-def]
-    def store_words(y, at, step, sums, start, count, half):  # type: ignore[no-untyped-def]
+def _store_numbers(y, at, step, sums, start, count, half):
+    def store_words(y, at, step, sums, start, count, half):
         if half == T.FLOAT16:
             for i in range(count):
                 y[at + i * step] = float_to_float16(sums[start + i])
@@ -272,7 +272,7 @@ def _store_numbers(y, at, step, sums, start, count, half):  # type: ignore[no-un
             for i in range(count):
                 y[at + i * step] = float_to_bfloat16(sums[start + i])
 
-    def store_floats(y, at, step, sums, start, count, half):  # type: ignore[no-untyped-def]
+    def store_floats(y, at, step, sums, start, count, half):
         for i in range(count):
             y[at + i * step] = sums[start + i]
 

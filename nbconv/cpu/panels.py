@@ -19,7 +19,7 @@ _ZEROS, _REFLECT, _REPLICATE, _CIRCULAR = (PADDING_MODES.index(m) for m in ("zer
 
 
 @serial
-def source_position(position, size, mode):  # type: ignore[no-untyped-def]
+def source_position(position, size, mode):
     """Map a padded position to the real one that it repeats, or to -1 for a zero."""
     if 0 <= position < size:
         return position
@@ -32,7 +32,7 @@ def source_position(position, size, mode):  # type: ignore[no-untyped-def]
     return -1
 
 
-def copy_numbers(to, at, source, start, step, count, half):  # type: ignore[no-untyped-def]
+def copy_numbers(to, at, source, start, step, count, half):
     """Copy `count` numbers into the compute type, widening half types."""
     for i in range(count):
         value = source[start + i * step]
@@ -44,9 +44,9 @@ def copy_numbers(to, at, source, start, step, count, half):  # type: ignore[no-u
 
 
 @overload(copy_numbers)
-def _copy_numbers(to, at, source, start, step, count, half):  # type: ignore[no-untyped-def]
+def _copy_numbers(to, at, source, start, step, count, half):
     # Views with a unit step, indexed from zero, are what becomes vector code.
-    def copy_words(to, at, source, start, step, count, half):  # type: ignore[no-untyped-def]
+    def copy_words(to, at, source, start, step, count, half):
         if step == 1:
             words, numbers = source[start : start + count], to[at : at + count]
             if half == T.FLOAT16:
@@ -62,7 +62,7 @@ def _copy_numbers(to, at, source, start, step, count, half):  # type: ignore[no-
             for i in range(count):
                 to[at + i] = bfloat16_to_float(source[start + i * step])
 
-    def copy_floats(to, at, source, start, step, count, half):  # type: ignore[no-untyped-def]
+    def copy_floats(to, at, source, start, step, count, half):
         if step == 1:
             copy_run(to, at, source, start, count)
         else:
@@ -73,7 +73,7 @@ def _copy_numbers(to, at, source, start, step, count, half):  # type: ignore[no-
 
 
 @serial
-def fill_panel(panel, at, x, x_start, first, rows, tap, tap_end, channel, width, call, phase):  # type: ignore[no-untyped-def]
+def fill_panel(panel, at, x, x_start, first, rows, tap, tap_end, channel, width, call, phase):
     """Gather the windows of `rows` positions into consecutive panel rows.
 
     Shapes   panel (rows, taps of the chunk, width) written from `at` on . x read at any strides

@@ -168,7 +168,7 @@ def pack(layout: Packed, spec: ConvSpec, weight: np.ndarray, steps: tuple[int, .
 
 
 @serial
-def _pack_phase(  # type: ignore[no-untyped-def]
+def _pack_phase(
     packed, at, weight, start, taps, columns, c_group, o_group, first_step, second_step, transposed, width, half
 ):
     """Write one phase: column tiles, taps, channels, output channels; the vectors' tails are zero."""

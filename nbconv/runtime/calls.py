@@ -56,7 +56,7 @@ def _compile(function: Callable[[Any], Any], dtype: np.dtype) -> tuple[int, Any]
     scalar = function if hasattr(function, "py_func") else serial_math(function)
     number = types.float32 if dtype.itemsize == 4 else types.float64
 
-    def tile(pointer, rows, row_step, columns):  # type: ignore[no-untyped-def]
+    def tile(pointer, rows, row_step, columns):
         flat = carray(pointer, (rows * row_step + columns,))
         for m in range(rows):
             for i in range(m * row_step, m * row_step + columns):
@@ -72,17 +72,17 @@ def _compile(function: Callable[[Any], Any], dtype: np.dtype) -> tuple[int, Any]
 
 
 @overload(map_tile)
-def _map_tile(address, array, start, rows, row_step, columns):  # type: ignore[no-untyped-def]
-    def call(address, array, start, rows, row_step, columns):  # type: ignore[no-untyped-def]
+def _map_tile(address, array, start, rows, row_step, columns):
+    def call(address, array, start, rows, row_step, columns):
         if address != NOTHING:
             _call_address(address, array.ctypes.data + array.itemsize * start, rows, row_step, columns)
 
     return call
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _call_address(typing_context, address, pointer, rows, row_step, columns):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+@intrinsic
+def _call_address(typing_context, address, pointer, rows, row_step, columns):
+    def codegen(context, builder, signature, args):
         function_type = ir.FunctionType(ir.VoidType(), [_I64.as_pointer(), _I64, _I64, _I64])
         callee = builder.inttoptr(args[0], function_type.as_pointer())
         builder.call(callee, [builder.inttoptr(args[1], _I64.as_pointer()), *args[2:]])

@@ -88,12 +88,12 @@ def _narrow_bfloat16(b: ir.IRBuilder, value: Any) -> Any:
 
 
 def _compiled(plain: Callable[[Any], Any], emit: Callable[[ir.IRBuilder, Any], Any], signature: Any) -> None:
-    @intrinsic  # type: ignore[untyped-decorator]
-    def convert(typing_context, value):  # type: ignore[no-untyped-def]
+    @intrinsic
+    def convert(typing_context, value):
         return signature, lambda context, builder, sig, args: emit(builder, args[0])
 
     @overload(plain)
-    def choose(value):  # type: ignore[no-untyped-def]
+    def choose(value):
         return lambda value: convert(value)
 
 

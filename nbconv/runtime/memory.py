@@ -26,8 +26,8 @@ def zero_run(to: np.ndarray, at: int, count: int) -> None:
 
 
 @overload(copy_run)
-def _copy_run(to, at, source, start, count):  # type: ignore[no-untyped-def]
-    def copy(to, at, source, start, count):  # type: ignore[no-untyped-def]
+def _copy_run(to, at, source, start, count):
+    def copy(to, at, source, start, count):
         size = to.itemsize
         _memcpy(to.ctypes.data + size * at, source.ctypes.data + size * start, size * count)
 
@@ -35,15 +35,15 @@ def _copy_run(to, at, source, start, count):  # type: ignore[no-untyped-def]
 
 
 @overload(zero_run)
-def _zero_run(to, at, count):  # type: ignore[no-untyped-def]
-    def zero(to, at, count):  # type: ignore[no-untyped-def]
+def _zero_run(to, at, count):
+    def zero(to, at, count):
         _memset(to.ctypes.data + to.itemsize * at, to.itemsize * count)
 
     return zero
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _memcpy(typing_context, to, source, size):  # type: ignore[no-untyped-def]
+@intrinsic
+def _memcpy(typing_context, to, source, size):
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         to, source = (builder.inttoptr(address, cgutils.voidptr_t) for address in args[:2])
         cgutils.raw_memcpy(builder, to, source, args[2], 1)
@@ -52,8 +52,8 @@ def _memcpy(typing_context, to, source, size):  # type: ignore[no-untyped-def]
     return types.void(types.intp, types.intp, types.intp), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _memset(typing_context, to, size):  # type: ignore[no-untyped-def]
+@intrinsic
+def _memset(typing_context, to, size):
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         cgutils.memset(builder, builder.inttoptr(args[0], cgutils.voidptr_t), args[1], 0)
         return context.get_dummy_value()

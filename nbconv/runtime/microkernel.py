@@ -88,7 +88,7 @@ def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
         return (kind << 24) | (rows << 16) | (vectors << 8) | width
     tile = _tile_intrinsic(dtype, kind, rows, vectors, width)
 
-    def kernel(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):  # type: ignore[no-untyped-def]
+    def kernel(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):
         tile(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last)
 
     with _lock:  # Numba's compiler is not reentrant across threads for one function object
@@ -98,11 +98,11 @@ def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
 
 
 @overload(run_tile)
-def _run_tile(  # type: ignore[no-untyped-def]
+def _run_tile(
     kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
     init, init_start, init_row, c, c_start, c_row, last_columns,
 ):  # fmt: skip
-    def call(  # type: ignore[no-untyped-def]
+    def call(
         kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
         init, init_start, init_row, c, c_start, c_row, last_columns,
     ):  # fmt: skip
@@ -118,11 +118,11 @@ def _run_tile(  # type: ignore[no-untyped-def]
     return call
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _call_address(typing_context, address, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):  # type: ignore[no-untyped-def]  # noqa: E501
+@intrinsic
+def _call_address(typing_context, address, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):
     """Call the tile kernel at `address`."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         kernel_type = ir.FunctionType(ir.VoidType(), [_I64] * _N_ARGS)
         builder.call(builder.inttoptr(args[0], kernel_type.as_pointer()), args[1:])
         return context.get_dummy_value()
@@ -137,10 +137,10 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
     mask_type, name = ir.VectorType(ir.IntType(1), width), f"v{width}f{8 * size}"
     tile = [(m, v) for m in range(rows) for v in range(vectors)]
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last = args
 
-        def function(result, arguments, symbol):  # type: ignore[no-untyped-def]
+        def function(result, arguments, symbol):
             return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), symbol)
 
         multiply_add = function(vector, [vector] * 3, f"llvm.fmuladd.{name}")
@@ -149,10 +149,10 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
             ir.VoidType(), [vector, vector.as_pointer(), _I32, mask_type], f"llvm.masked.store.{name}.p0"
         )
 
-        def pointer(address, of):  # type: ignore[no-untyped-def]
+        def pointer(address, of):
             return builder.inttoptr(address, of.as_pointer())
 
-        def splat(value, lane_type):  # type: ignore[no-untyped-def]
+        def splat(value, lane_type):
             one = builder.insert_element(ir.Constant(ir.VectorType(lane_type, width), ir.Undefined), value, _I32(0))
             return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, width), [0] * width))
 
@@ -160,25 +160,25 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
         mask = builder.icmp_signed("<", lane, splat(builder.trunc(last, _I32), _I32))
 
         # NumPy promises the alignment of one number, never of a vector.
-        def vector_pointer(start, v):  # type: ignore[no-untyped-def]
+        def vector_pointer(start, v):
             return builder.bitcast(builder.gep(start, [_I64(v * width)]), vector.as_pointer())
 
-        def load(start, v, trim):  # type: ignore[no-untyped-def]
+        def load(start, v, trim):
             address = vector_pointer(start, v)
             if trim and v == vectors - 1:
                 return builder.call(masked_load, [address, _I32(size), mask, ir.Constant(vector, None)])
             return builder.load(address, align=size)
 
-        def store(value, start, v):  # type: ignore[no-untyped-def]
+        def store(value, start, v):
             if v == vectors - 1:
                 builder.call(masked_store, [value, vector_pointer(start, v), _I32(size), mask])
             else:
                 builder.store(value, vector_pointer(start, v), align=size)
 
-        def row_pointer(start, row_stride, m):  # type: ignore[no-untyped-def]
+        def row_pointer(start, row_stride, m):
             return builder.gep(start, [builder.mul(row_stride, _I64(m))])
 
-        def phis(block, values):  # type: ignore[no-untyped-def]
+        def phis(block, values):
             made = [builder.phi(vector) for _ in values]
             for phi, value in zip(made, values, strict=True):
                 phi.add_incoming(value, block)
@@ -237,8 +237,8 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
             store(value, row_pointer(c, c_row, m), v)
         return context.get_dummy_value()
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def tile_product(typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):  # type: ignore[no-untyped-def]  # noqa: E501
+    @intrinsic
+    def tile_product(typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):
         return types.void(*[types.intp] * _N_ARGS), codegen
 
     return tile_product
