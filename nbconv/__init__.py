@@ -28,6 +28,7 @@ _HOMES = {
     "Roofline": "time_floor",
     "roofline": "time_floor",
     "get_num_threads": "runtime.threads",
+    "num_threads": "runtime.threads",
     "set_num_threads": "runtime.threads",
     "threading_info": "runtime.threads",
 }
@@ -48,9 +49,22 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from .columns import col2im, im2col
-    from .counting import OperationCount, count_operations
-    from .functional import conv1d, conv2d, conv_transpose1d, conv_transpose2d
-    from .layers import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Sequential
-    from .runtime.threads import get_num_threads, set_num_threads, threading_info
-    from .time_floor import Roofline, roofline
+    from .columns import col2im as col2im
+    from .columns import im2col as im2col
+    from .counting import OperationCount as OperationCount
+    from .counting import count_operations as count_operations
+    from .functional import conv1d as conv1d
+    from .functional import conv2d as conv2d
+    from .functional import conv_transpose1d as conv_transpose1d
+    from .functional import conv_transpose2d as conv_transpose2d
+    from .layers import Conv1d as Conv1d
+    from .layers import Conv2d as Conv2d
+    from .layers import ConvTranspose1d as ConvTranspose1d
+    from .layers import ConvTranspose2d as ConvTranspose2d
+    from .layers import Sequential as Sequential
+    from .runtime.threads import get_num_threads as get_num_threads
+    from .runtime.threads import num_threads as num_threads
+    from .runtime.threads import set_num_threads as set_num_threads
+    from .runtime.threads import threading_info as threading_info
+    from .time_floor import Roofline as Roofline
+    from .time_floor import roofline as roofline

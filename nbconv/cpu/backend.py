@@ -8,13 +8,12 @@ import numpy as np
 
 from ..arrays import compute_dtype, flat_view
 from ..geometry import ConvSpec, Geometry
-from ..runtime import threads
 from ..runtime.calls import NOTHING, elementwise
+from ..runtime.threads import get_num_threads, launch
 from .activations import activation_function
 from .loops import convolve
 from .memory_layout import four_steps, half_code
 from .plan import Memory, make_plan
-from .tiles import SERIAL_FLOPS
 from .weights import Layout, pack, packed_layout, readable_in_place
 
 __all__ = ["Weights", "activation_address", "prepare_weights", "run"]
@@ -76,15 +75,10 @@ def run(
     memory = Memory(
         four_steps(x_flat, geometry), four_steps(y_flat, geometry), half_code(x.dtype), compute_dtype(x.dtype)
     )
-    workers = threads.get_num_threads()
-    plan = make_plan(geometry, memory, weights.layout, algorithm, workers, weights.finite)
-    if plan.jobs == 0:
-        return
-    if plan.flops < SERIAL_FLOPS or plan.jobs == 1:
-        workers = 1
-    launch = convolve.serial if workers == 1 else convolve.parallel
-    launch(
-        0, plan.jobs, workers, x_flat.data, x_flat.start, weights.data, weights.start, bias, y_flat.data, y_flat.start,
-        activation, plan.call, plan.phases, plan.chunks, plan.columns, plan.kernels, plan.x_segments, plan.w_segments,
-    )  # fmt: skip
-
+    plan = make_plan(geometry, memory, weights.layout, algorithm, get_num_threads(), weights.finite)
+    if plan.jobs:
+        launch(
+            convolve, plan.jobs, plan.flops,
+            x_flat.data, x_flat.start, weights.data, weights.start, bias, y_flat.data, y_flat.start, activation,
+            plan.call, plan.phases, plan.chunks, plan.columns, plan.kernels, plan.x_segments, plan.w_segments,
+        )  # fmt: skip

@@ -6,18 +6,18 @@ import numpy as np
 
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
-from ..runtime import threads
 from ..runtime.jit import prange, serial, twins
+from ..runtime.threads import launch
 from . import tables as T
 from .loops import store_numbers
 from .memory_layout import four_steps, half_code
 from .panels import copy_numbers, fill_panel
 from .plan import Memory, plan_windows
-from .tiles import SERIAL_FLOPS
 
 __all__ = ["fold", "unfold"]
 
 _BLOCK = 64  # positions, or rows of x, that a thread takes at a time
+_WORK = 4  # operations that take as long as moving a number
 
 
 def unfold(geometry: Geometry, x: np.ndarray, columns: np.ndarray) -> None:
@@ -28,8 +28,11 @@ def unfold(geometry: Geometry, x: np.ndarray, columns: np.ndarray) -> None:
     taps = geometry.c_out // geometry.c_in if geometry.c_in else 0
     positions = columns.size // geometry.c_out if geometry.c_out else 0
     blocks = -(-positions // _BLOCK)
-    launch = _unfold.serial if columns.size < SERIAL_FLOPS or threads.get_num_threads() == 1 else _unfold.parallel
-    launch(blocks, positions, flat_view(columns).data, flat.data, flat.start, taps, geometry.c_in, call, phase)
+    if columns.size:
+        launch(
+            _unfold, blocks, _WORK * columns.size,
+            positions, flat_view(columns).data, flat.data, flat.start, taps, geometry.c_in, call, phase,
+        )  # fmt: skip
 
 
 def fold(geometry: Geometry, columns: np.ndarray, x: np.ndarray) -> None:
@@ -39,17 +42,17 @@ def fold(geometry: Geometry, columns: np.ndarray, x: np.ndarray) -> None:
     call, phase = plan_windows(geometry, Memory(four_steps(flat, geometry), (0, 0, 0, 0), half_code(x.dtype), compute))
     sizes = (1,) * (2 - len(geometry.axes)) + tuple(axis.size for axis in geometry.axes)
     kernel = (1,) * (2 - len(geometry.axes)) + tuple(axis.taps for axis in geometry.axes)
-    launch = _fold.serial if columns.size < SERIAL_FLOPS or threads.get_num_threads() == 1 else _fold.parallel
-    launch(
-        geometry.n * sizes[0], to.data, flat.data, flat.start, np.empty(0, compute), sizes, kernel, geometry.c_in, call,
-        phase,
-    )  # fmt: skip
+    if x.size:
+        launch(
+            _fold, geometry.n * sizes[0], _WORK * columns.size,
+            to.data, flat.data, flat.start, np.empty(0, compute), sizes, kernel, geometry.c_in, call, phase,
+        )  # fmt: skip
 
 
 @twins
-def _unfold(blocks, positions, columns, x, x_start, taps, channels, call, phase):
+def _unfold(start, end, workers, positions, columns, x, x_start, taps, channels, call, phase):
     """Gather blocks of windows; every thread owns its rows of `columns`."""
-    for block in prange(blocks):
+    for block in prange(start, end):
         first = block * _BLOCK
         rows = min(_BLOCK, positions - first)
         at = first * taps * channels
@@ -57,9 +60,9 @@ def _unfold(blocks, positions, columns, x, x_start, taps, channels, call, phase)
 
 
 @twins
-def _fold(rows, x, columns, start, like, sizes, kernel, channels, call, phase):
+def _fold(first, last, workers, x, columns, start, like, sizes, kernel, channels, call, phase):
     """Add up windows; every thread owns its rows of x, and adds tap by tap in one order."""
-    for row in prange(rows):
+    for row in prange(first, last):
         _fold_row(row, x, columns, start, like, sizes, kernel, channels, call, phase)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..runtime.target import host_target
 
-__all__ = ["SERIAL_FLOPS", "Blocking", "blocking", "max_rows", "max_vectors", "split_columns"]
+__all__ = ["Blocking", "blocking", "max_rows", "max_vectors", "split_columns"]
 
 # vectors in a tile -> rows, for 32 and for 16 vector registers. At least 8 accumulators hide the latency of the
 # multiply-add on two units; more rows mean fewer loads of weights for each of them.
@@ -59,7 +59,3 @@ def blocking(dtype: np.dtype) -> Blocking:
         rows_span=int(96 * 1024 * scale),
         max_positions=512,
     )
-
-
-# Work below this runs on the calling thread: waking a second one costs a few microseconds.
-SERIAL_FLOPS = 1_000_000

@@ -1,40 +1,254 @@
-"""How many threads work, and launching them."""
+"""Launching: how many threads work, and whether they may. The one home of Numba's threading layers.
+
+Numba's layers differ in what they survive. `omp` (GNU OpenMP) ends a forked process at its first parallel launch,
+`workqueue` aborts the process where two threads launch at once, `tbb` survives both. Here each launch of a pair of
+twins takes the parallel one only where it is safe and worth it, and the serial one otherwise: the bits are the same.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 
-__all__ = ["get_num_threads", "set_num_threads", "threading_info"]
+from ..geometry import whole
+from .jit import Twins
+from .processors import affinity, cpu_quota
+from .threading_layer import Layer, choose_layer
+
+__all__ = ["get_num_threads", "launch", "num_threads", "set_num_threads", "threading_info"]
+
+_SLICE_SECONDS = 0.1  # between two looks at Ctrl-C
+_SLICE_WORK = 200_000_000  # of unknown speed: a millisecond on vector units, a fifth of a second on bad days
 
 _threads: int | None = None
+_own_threads: ContextVar[int | None] = ContextVar("nbconv_num_threads", default=None)
+_gate = threading.Lock()
+_layer: Layer | None = None
+# seconds a job, of loops that were long enough to measure
+_pace: dict[tuple[Callable[..., None], int, int], float] = {}
 
 
-def _default_threads() -> int:
-    asked = os.environ.get("NBCONV_NUM_THREADS")
-    if asked:
-        return max(1, int(asked))
-    return max(1, min(len(os.sched_getaffinity(0)), int(numba.config.NUMBA_NUM_THREADS)))
+# ---- how many ------------------------------------------------------------------------------------------------------
 
 
 def get_num_threads() -> int:
-    """Return the number of threads that a large convolution uses."""
+    """Return the number of threads that a large convolution uses.
+
+    Returns
+    -------
+    int
+        What `num_threads` or `set_num_threads` said; else the environment variable ``NBCONV_NUM_THREADS``; else the
+        processors that this process may use (its affinity and its container's quota).
+
+    Raises
+    ------
+    ValueError
+        Where ``NBCONV_NUM_THREADS`` is no whole number of at least 1.
+
+    Examples
+    --------
+    >>> import nbconv
+    >>> nbconv.get_num_threads() >= 1
+    True
+    """
     global _threads
+    own = _own_threads.get()
+    if own is not None:
+        return own
     if _threads is None:
         _threads = _default_threads()
     return _threads
 
 
+def _default_threads() -> int:
+    asked = os.environ.get("NBCONV_NUM_THREADS", "").strip()
+    if asked:
+        if not asked.isdecimal() or int(asked) < 1:
+            raise ValueError(f"NBCONV_NUM_THREADS must be a whole number of at least 1; got {asked!r}")
+        return int(asked)
+    return min(affinity(), cpu_quota() or sys.maxsize, int(numba.config.NUMBA_NUM_THREADS))
+
+
 def set_num_threads(n: int) -> None:
-    """Set the number of threads that a large convolution uses."""
+    """Set the number of threads that a large convolution uses, in this process.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. The result's bits do not depend on it. More than Numba's pool has (``NUMBA_NUM_THREADS``, by
+        default the processors) share that pool.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where `n` is no whole number of at least 1.
+
+    Examples
+    --------
+    >>> import nbconv
+    >>> before = nbconv.get_num_threads()
+    >>> nbconv.set_num_threads(1)
+    >>> nbconv.get_num_threads()
+    1
+    >>> nbconv.set_num_threads(before)
+    """
     global _threads
-    if n < 1:
-        raise ValueError(f"set_num_threads: n must be at least 1; got {n}")
-    _threads = n
+    _threads = whole("set_num_threads", "n", n, least=1)
+
+
+@contextlib.contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Use `n` threads inside a ``with`` block, in this Python thread (or asyncio task) only.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where `n` is no whole number of at least 1.
+
+    Examples
+    --------
+    >>> import nbconv
+    >>> with nbconv.num_threads(1):
+    ...     nbconv.get_num_threads()
+    1
+    """
+    token = _own_threads.set(whole("num_threads", "n", n, least=1))
+    try:
+        yield
+    finally:
+        _own_threads.reset(token)
 
 
 def threading_info() -> dict[str, Any]:
-    """Describe the threading layer."""
-    return {"threads": get_num_threads()}
+    """Describe how convolutions use threads in this process, without starting any.
+
+    Returns
+    -------
+    dict
+        ``threads``: what `get_num_threads` gives. ``limits``: what bounds the default. ``layer``: the threading layer
+        of Numba that launches, or ``"none"``. ``safety``: what it survives. ``advice``: what to install or set, if
+        anything.
+
+    Examples
+    --------
+    >>> import nbconv
+    >>> sorted(nbconv.threading_info())
+    ['advice', 'layer', 'limits', 'safety', 'threads']
+    """
+    layer = _chosen_layer()
+    quota, pool = cpu_quota(), numba.config.NUMBA_NUM_THREADS
+    return {
+        "threads": get_num_threads(),
+        "limits": f"{affinity()} by affinity, {quota or 'none'} by quota, {pool} in Numba's pool",
+        "layer": layer.name,
+        "safety": layer.safety,
+        "advice": layer.advice or "none needed",
+    }
+
+
+# ---- launching -----------------------------------------------------------------------------------------------------
+
+
+def launch(twins: Twins[Callable[..., None]], jobs: int, work: int, *arguments: Any) -> None:
+    """Run all `jobs` of a pair of twins: ``twins(first, last, workers, *arguments)``.
+
+    Jobs must be independent of each other. `work` estimates their operations: too few are not worth a second thread.
+    Long work is cut into slices, between which Python sees Ctrl-C: what was done by then is whole jobs.
+    """
+    workers = min(get_num_threads(), jobs)
+    if workers <= 1:
+        _run_slices(twins.serial, jobs, 1, work, arguments)
+        return
+    layer = _chosen_layer()
+    if work < layer.least_work:
+        _run_slices(twins.serial, jobs, 1, work, arguments)
+    elif layer.one_at_a_time:
+        if _gate.acquire(blocking=False):
+            try:
+                _run_parallel(twins, jobs, workers, work, arguments)
+            finally:
+                _gate.release()
+        else:
+            _run_slices(twins.serial, jobs, 1, work, arguments)
+    else:
+        _run_parallel(twins, jobs, workers, work, arguments)
+
+
+def _run_parallel(
+    twins: Twins[Callable[..., None]], jobs: int, workers: int, work: int, arguments: tuple[Any, ...]
+) -> None:
+    if workers >= int(numba.config.NUMBA_NUM_THREADS):
+        _run_slices(twins.parallel, jobs, workers, work, arguments)
+        return
+    # A mask belongs to the Python thread, and to whatever else of Numba's the user runs in it.
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(workers, before))
+    try:
+        _run_slices(twins.parallel, jobs, workers, work, arguments)
+    finally:
+        numba.set_num_threads(before)
+
+
+def _run_slices(function: Callable[..., None], jobs: int, workers: int, work: int, arguments: tuple[Any, ...]) -> None:
+    if work <= _SLICE_WORK or jobs <= workers:
+        function(0, jobs, workers, *arguments)
+        return
+    key = function, jobs, work
+    pace = _pace.get(key)
+    share = jobs * _SLICE_WORK // work if pace is None else int(_SLICE_SECONDS / pace)
+    first, started = 0, time.perf_counter()
+    while first < jobs:
+        # Whole rounds of the workers, so that none waits for the others.
+        last = min(jobs, first + max(1, share // workers) * workers)
+        begun = time.perf_counter()
+        function(first, last, workers, *arguments)
+        took = max(time.perf_counter() - begun, 1e-9)
+        share = min(4 * share, int((last - first) * _SLICE_SECONDS / took))
+        first = last
+    if len(_pace) > 1024:
+        _pace.clear()
+    _pace[key] = max((time.perf_counter() - started) / jobs, 1e-9)
+
+
+# ---- the layer, and forks ------------------------------------------------------------------------------------------
+
+
+def _chosen_layer() -> Layer:
+    global _layer
+    if _layer is None:
+        _layer = choose_layer()
+    return _layer
+
+
+def _before_fork() -> None:
+    # A lock that another thread holds would stay locked in the child for ever.
+    global_compiler_lock.__enter__()
+
+
+def _after_fork_in_parent() -> None:
+    global_compiler_lock.__exit__(None, None, None)
+
+
+def _after_fork_in_child() -> None:
+    global _gate, _layer
+    global_compiler_lock.__exit__(None, None, None)
+    _gate = threading.Lock()
+    _layer = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
