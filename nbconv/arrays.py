@@ -1,7 +1,7 @@
 """What comes in: checks of arrays at the door, and the flat views that kernels take.
 
-Every kernel argument is a flat, writable-typed, one-dimensional array with strides in numbers beside it, so that layouts,
-read-only flags and alignments never make Numba compile again.
+Every kernel argument is a flat, writable-typed, one-dimensional array with strides in numbers beside it, so that
+layouts, read-only flags and alignments never make Numba compile again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ADVICE = "nbconv computes float32, float64, float16 and bfloat16"
 
 
 class Flat(NamedTuple):
-    """A flat view of the memory that an array spans; `array[i, j, ...]` is `data[start + i*steps[0] + j*steps[1] ...]`."""
+    """A flat view of the memory that an array spans: `array[i, j]` is `data[start + i * steps[0] + j * steps[1]]`."""
 
     data: np.ndarray
     start: int
@@ -30,7 +30,7 @@ def is_half(dtype: np.dtype) -> bool:
     return dtype.itemsize == 2
 
 
-def compute_dtype(dtype: np.dtype) -> np.dtype:
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Give the type that sums are held in: float32 for half types, else the type itself."""
     return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
@@ -47,11 +47,10 @@ def check_array(op: str, name: str, value: Any) -> np.ndarray:
     TypeError
         For anything that is no array, or an array of another type; the text says what to do.
     """
-    if type(value) is not np.ndarray:
-        value = _as_array(op, name, value)
-    dtype = value.dtype
+    array: np.ndarray = value if type(value) is np.ndarray else _as_array(op, name, value)
+    dtype = array.dtype
     if (dtype.kind == "f" and dtype.itemsize <= 8) or _is_bfloat16(dtype):
-        return value if dtype.isnative else value.astype(dtype.newbyteorder("="))
+        return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
     if dtype.kind in "iub":
         advice = f"convert it, e.g. {name}.astype(numpy.float32)"
     elif dtype.kind == "c":
@@ -70,9 +69,11 @@ def _as_array(op: str, name: str, value: Any) -> np.ndarray:
         return np.asarray(value)
     if hasattr(value, "__dlpack__"):
         try:
-            return np.from_dlpack(value)
+            array: np.ndarray = np.from_dlpack(value)
+            return array
         except (BufferError, RuntimeError, TypeError) as error:
-            raise TypeError(f"{op}: {name} ({type(value).__name__}) is not a NumPy array on the CPU: {error}") from None
+            kind = type(value).__name__
+            raise TypeError(f"{op}: {name} ({kind}) is no array that NumPy can view on the CPU: {error}") from None
     raise TypeError(
         f"{op}: {name} must be a NumPy array; got {type(value).__name__}: use numpy.asarray({name}, dtype=numpy.float32)"
     )
@@ -84,8 +85,8 @@ def one_dtype(op: str, **arrays: np.ndarray | None) -> np.dtype:
     for name, other in others:
         if other.dtype != array.dtype:
             raise TypeError(
-                f"{op}: {first} has dtype {array.dtype}, {name} has dtype {other.dtype}; they must share one: convert one, "
-                f"e.g. {name}.astype({first}.dtype)"
+                f"{op}: {first} has dtype {array.dtype}, {name} has dtype {other.dtype}; they must share one: "
+                f"convert one, e.g. {name}.astype({first}.dtype)"
             )
     return array.dtype
 
@@ -120,7 +121,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=100_000)
+        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 

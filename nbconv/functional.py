@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -257,11 +258,14 @@ def conv_transpose2d(
 _cached_spec = lru_cache(maxsize=1024)(ConvSpec.of)
 
 
-def _spec(op: str, *parameters: Any) -> ConvSpec:
-    try:
-        return _cached_spec(op, *parameters)
-    except TypeError:  # a list cannot be hashed; anything worse is refused again, with its own text
-        return ConvSpec.of(op, *parameters)
+def _spec(*parameters: Any) -> ConvSpec:
+    # As a key, (1.0,) or True would find what (1,) has left: only exact types may ask the cache.
+    return _cached_spec(*parameters) if all(map(_is_exact, parameters)) else ConvSpec.of(*parameters)
+
+
+def _is_exact(value: Any) -> bool:
+    kind = type(value)
+    return kind is int or kind is str or (kind is tuple and all(map(_is_exact, value)))
 
 
 def convolve(
@@ -301,8 +305,10 @@ def check_activation(op: str, activation: Activation) -> tuple[str, float | None
     """Split an activation into its name and its parameter."""
     if activation is None:
         return None
-    name, *parameters = (activation,) if isinstance(activation, str) else activation
-    if name not in ACTIVATIONS or len(parameters) > (ACTIVATIONS[name] is not None):
-        known = ", ".join(name if value is None else f"({name!r}, {value})" for name, value in ACTIVATIONS.items())
-        raise ValueError(f"{op}: activation must be None or one of {known}; got {activation!r}")
-    return name, (float(parameters[0]) if parameters else ACTIVATIONS[name])
+    parts: tuple[Any, ...] = tuple(activation) if isinstance(activation, (tuple, list)) else (activation,)
+    name = parts[0] if parts and isinstance(parts[0], str) else ""
+    takes = int(ACTIVATIONS.get(name) is not None)
+    if name not in ACTIVATIONS or len(parts) > 1 + takes or not all(isinstance(p, Real) for p in parts[1:]):
+        names = ", ".join(repr(n) if value is None else f"({n!r}, {value})" for n, value in ACTIVATIONS.items())
+        raise ValueError(f"{op}: activation must be None or one of {names}; got {activation!r}")
+    return name, float(parts[1]) if len(parts) > 1 else ACTIVATIONS[name]

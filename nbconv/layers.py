@@ -51,7 +51,7 @@ class _Layer:
         from .cpu import backend
 
         self._packed = backend.prepare_weights(self._spec, weight, may_view=False)
-        self._numbers = backend.prepare_bias(bias, self.c_out, self._dtype)
+        self._numbers = backend.prepare_bias(None if bias is None else bias.copy(), self.c_out, self._dtype)
         self._address = backend.activation_address(self._activation, self._dtype)
 
     def _check_weight(self) -> None:
@@ -69,12 +69,12 @@ class _Layer:
     @property
     def c_in(self) -> int:
         """Channels of the input."""
-        return self.weight.shape[0] if self.transposed else self.weight.shape[1] * self._spec.groups
+        return int(self.weight.shape[0] if self.transposed else self.weight.shape[1] * self._spec.groups)
 
     @property
     def c_out(self) -> int:
         """Channels of the output."""
-        return self.weight.shape[1] * self._spec.groups if self.transposed else self.weight.shape[0]
+        return int(self.weight.shape[1] * self._spec.groups if self.transposed else self.weight.shape[0])
 
     def __call__(self, x: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
         """Run the layer on `x`, channels last, of the weights' dtype; see the function of the same name."""
@@ -117,7 +117,7 @@ class _Layer:
     ) -> Any:  # fmt: skip
         """Make a layer with random weights, drawn from `rng` within PyTorch's bounds; other parameters as the class."""
         weight, numbers = cls._random_arrays(c_in, c_out, kernel_size, rng, bias, groups, dtype)
-        return cls(weight, numbers, groups=groups, **parameters)
+        return _rebuild(cls, weight, numbers, {"groups": groups, **parameters})
 
     @classmethod
     def _random_arrays(
@@ -137,7 +137,8 @@ class _Layer:
 
 
 def _rebuild(cls: type[_Layer], weight: np.ndarray, bias: np.ndarray | None, parameters: dict[str, Any]) -> _Layer:
-    return cls(weight, bias, **parameters)  # type: ignore[arg-type]
+    make: Callable[..., _Layer] = cls
+    return make(weight, bias, **parameters)
 
 
 class _Forward(_Layer):
@@ -287,7 +288,7 @@ class Sequential:
 
     Parameters
     ----------
-    *layers : callable
+    layers : callables, in order
         Each takes an array, shape (N, *spatial, C), and returns one.
 
     Examples
