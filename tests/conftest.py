@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -17,6 +19,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("nbconv")
+
+INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+
+@pytest.fixture(autouse=INTERPRETED)
+def silent_arithmetic() -> Iterator[None]:
+    """Let interpreted kernels meet NaN and infinity as compiled ones do, without NumPy's warnings."""
+    with np.errstate(all="ignore"):
+        yield
 
 
 @pytest.fixture
