@@ -64,7 +64,7 @@ def activation_address(activation: tuple[str, float | None] | None, dtype: np.dt
     if activation is None:
         return NOTHING
     compute = compute_dtype(dtype)
-    return elementwise(activation_function(*activation, compute), compute)
+    return elementwise(activation_function(*activation, compute), compute, "{}({!r})".format(*activation))
 
 
 def run(

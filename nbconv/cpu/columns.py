@@ -6,7 +6,7 @@ import numpy as np
 
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
-from ..runtime.jit import prange, serial, twins
+from ..runtime.jit import helper, prange, twins
 from ..runtime.threads import launch
 from . import tables as T
 from .loops import store_numbers
@@ -66,7 +66,7 @@ def _fold(first, last, workers, x, columns, start, like, sizes, kernel, channels
         _fold_row(row, x, columns, start, like, sizes, kernel, channels, call, phase)
 
 
-@serial
+@helper
 def _fold_row(row, x, columns, start, like, sizes, kernel, channels, call, phase):
     """Sum one image row.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..runtime.calls import map_tile
 from ..runtime.halves import float_to_bfloat16, float_to_float16
-from ..runtime.jit import overload, prange, serial, twins
+from ..runtime.jit import helper, overload, prange, twins
 from ..runtime.microkernel import run_tile
 from . import tables as T
 from .panels import fill_panel
@@ -43,7 +43,7 @@ def convolve(
             )  # fmt: skip
 
 
-@serial
+@helper
 def _run_jobs(
     job, job_end, x, x_start, w, w_start, bias, y, y_start, activation,
     call, phases, chunks, columns, kernels, x_segments, w_segments,
@@ -74,7 +74,7 @@ def _run_jobs(
             tile = tile_end
 
 
-@serial
+@helper
 def _list_tiles(tiles, x_start, y_start, block, call, phase):
     """List the tiles of one block of positions; say for each whether its rows can be read in place."""
     length = phase[T.LINE_LENGTH]
@@ -111,7 +111,7 @@ def _list_tiles(tiles, x_start, y_start, block, call, phase):
     return count
 
 
-@serial
+@helper
 def _take_group(tiles, tile, count, call):
     """Find how many tiles the panel and the scratch can serve at once, and give them their places."""
     gathered, held = 0, 0
@@ -129,7 +129,7 @@ def _take_group(tiles, tile, count, call):
     return end
 
 
-@serial
+@helper
 def _run_chunk(
     is_first, is_last, chunk, tiles, columns, x, x_start, w, w_start, bias, y, y_start,
     activation, call, phase, kernels, x_segments, w_segments, panel, panel_segments, sums,
@@ -192,7 +192,7 @@ def _run_chunk(
                     )  # fmt: skip
 
 
-@serial
+@helper
 def _multiply_real_taps(
     kernel, panel, panel_at, panel_row, width, panel_segments, w, w_at, w_taps, rows,
     init, init_at, init_row, sums, at, sums_row, position, call, phase, chunk, column,
@@ -238,7 +238,7 @@ def _choose_sums(y, scratch, in_scratch):
     return lambda y, scratch, in_scratch: scratch if in_scratch else y
 
 
-@serial
+@helper
 def _store_rows(scratch, sums_at, sums_row, rows, count, y, y_start, position, call, phase):
     """Write finished sums to `y`: any strides, any storage type, rows anywhere."""
     for m in range(rows):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..geometry import PADDING_MODES
 from ..runtime.halves import bfloat16_to_float, float16_to_float
-from ..runtime.jit import overload, serial
+from ..runtime.jit import helper, overload
 from ..runtime.memory import copy_run, zero_run
 from . import tables as T
 
@@ -18,7 +18,7 @@ __all__ = ["copy_numbers", "fill_panel", "source_position"]
 _ZEROS, _REFLECT, _REPLICATE, _CIRCULAR = (PADDING_MODES.index(m) for m in ("zeros", "reflect", "replicate", "circular"))
 
 
-@serial
+@helper
 def source_position(position, size, mode):
     """Map a padded position to the real one that it repeats, or to -1 for a zero."""
     if 0 <= position < size:
@@ -72,7 +72,7 @@ def _copy_numbers(to, at, source, start, step, count, half):
     return copy_floats if source.dtype == to.dtype else copy_words
 
 
-@serial
+@helper
 def fill_panel(panel, at, x, x_start, first, rows, tap, tap_end, channel, width, call, phase):
     """Gather the windows of `rows` positions into consecutive panel rows.
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, types
+from numba import carray, types
 from numba.core import errors
 from numba.extending import intrinsic
 
-from .jit import SAFE_MATH, overload, pure, serial_math
+from .jit import callback, compiler_lock, overload, pure, serial_math
 
 __all__ = ["NOTHING", "elementwise", "map_tile"]
 
 NOTHING = 0
 _I64 = ir.IntType(64)
-_lock = threading.Lock()
 _compiled: dict[tuple[Callable[[Any], Any], np.dtype], tuple[int, Any]] = {}
 _plain: list[Callable[[Any], Any]] = [lambda value: value]
 
@@ -32,8 +30,10 @@ def map_tile(address: int, array: np.ndarray, start: int, rows: int, row_step: i
             array[i] = _plain[address](array[i])
 
 
-def elementwise(function: Callable[[Any], Any], dtype: np.dtype) -> int:
+def elementwise(function: Callable[[Any], Any], dtype: np.dtype, name: str | None = None) -> int:
     """Compile a function of one number for `map_tile` and return its address.
+
+    `name` says for the cache on disk what the function is, parameters included; without one it is compiled anew.
 
     Raises
     ------
@@ -41,9 +41,9 @@ def elementwise(function: Callable[[Any], Any], dtype: np.dtype) -> int:
         Where Numba cannot compile the function; the text says why.
     """
     key = (function, dtype)
-    with _lock:
+    with compiler_lock:
         if key not in _compiled:
-            _compiled[key] = _register(function) if pure() else _compile(function, dtype)
+            _compiled[key] = _register(function) if pure() else _compile(function, dtype, name)
         return _compiled[key][0]
 
 
@@ -52,7 +52,7 @@ def _register(function: Callable[[Any], Any]) -> tuple[int, Any]:
     return len(_plain) - 1, None
 
 
-def _compile(function: Callable[[Any], Any], dtype: np.dtype) -> tuple[int, Any]:
+def _compile(function: Callable[[Any], Any], dtype: np.dtype, name: str | None) -> tuple[int, Any]:
     scalar = function if hasattr(function, "py_func") else serial_math(function)
     number = types.float32 if dtype.itemsize == 4 else types.float64
 
@@ -64,10 +64,11 @@ def _compile(function: Callable[[Any], Any], dtype: np.dtype) -> tuple[int, Any]
 
     signature = types.void(types.CPointer(number), types.intp, types.intp, types.intp)
     try:
-        compiled = cfunc(signature, nopython=True, fastmath=set(SAFE_MATH))(tile)
+        key = None if name is None else f"{name}_{dtype.name}"
+        compiled = callback(signature, tile, key, fast=True)
     except errors.NumbaError as error:
-        name = getattr(function, "__name__", repr(function))
-        raise TypeError(f"activation {name} cannot be compiled for {dtype}: {error}") from None
+        called = getattr(function, "__name__", repr(function))
+        raise TypeError(f"activation {called} cannot be compiled for {dtype}: {error}") from None
     return int(compiled.address), compiled
 
 

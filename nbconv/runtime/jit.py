@@ -10,15 +10,26 @@ from typing import Any, Generic, TypeVar
 
 import numba
 from numba import prange
+from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import overload
 
-__all__ = ["SAFE_MATH", "Twins", "overload", "prange", "pure", "serial", "serial_math", "twins"]
+from . import cache
+
+__all__ = [
+    "SAFE_MATH", "Twins", "callback", "compiler_lock", "helper", "overload", "prange", "pure", "serial", "serial_math",
+    "twins",
+]  # fmt: skip
 
 SAFE_MATH = frozenset({"contract", "nsz", "arcp"})
+
+# Numba compiles in one thread at a time. No other lock may be held meanwhile: a fork waits for this one only.
+compiler_lock = global_compiler_lock
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_CALLED_FROM_COMPILED_CODE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def pure() -> bool:
@@ -26,9 +37,23 @@ def pure() -> bool:
     return bool(numba.config.DISABLE_JIT)
 
 
+def _compile(function: F, **options: Any) -> F:
+    """Compile on first use, or load: see `cache`."""
+    compiled = numba.njit(**options)(function)
+    # What a closure holds is not in the source that the cache's key stands for.
+    if function.__closure__ is None:
+        cache.attach(compiled, f"{function.__module__}.{function.__qualname__}", options)
+    return compiled  # type: ignore[no-any-return]
+
+
 def serial(function: F) -> F:
     """Compile for one thread."""
-    return numba.njit(**_COMMON)(function)  # type: ignore[no-any-return]
+    return _compile(function, **_COMMON)
+
+
+def helper(function: F) -> F:
+    """Compile for one thread, to be called by compiled code only: cheaper to compile."""
+    return _compile(function, **_COMMON, **_CALLED_FROM_COMPILED_CODE)
 
 
 def serial_math(function: F) -> F:
@@ -40,10 +65,25 @@ class Twins(Generic[F]):
     """One loop over `prange`, compiled twice, each on first use: `serial` and `parallel` give the same bits."""
 
     def __init__(self, function: F) -> None:
-        self.serial: F = numba.njit(**_COMMON)(function)
-        self.parallel: F = numba.njit(parallel=True, **_COMMON)(function)
+        self.serial: F = _compile(function, **_COMMON)
+        self.parallel: F = _compile(function, parallel=True, **_COMMON)
 
 
 def twins(function: F) -> Twins[F]:
     """Compile one body as a serial and a parallel function."""
     return Twins(function)
+
+
+def callback(signature: Any, function: Callable[..., None], name: str | None, *, fast: bool = False) -> Any:
+    """Compile a function now, for calls through its `address`.
+
+    `name` must say all that the function's closure holds, for the cache; None keeps it out of the cache.
+    """
+    options: dict[str, Any] = {"nopython": True}
+    if fast:
+        options["fastmath"] = set(SAFE_MATH)
+    compiled = CFunc(function, (signature.args, signature.return_type), locals={}, options=options)
+    if name is not None:
+        cache.attach(compiled, f"{function.__module__}.{name}", options)
+    compiled.compile()
+    return compiled

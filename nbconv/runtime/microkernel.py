@@ -6,18 +6,17 @@ compiled without knowing any tile size, so a shape costs only the few small kern
 
 from __future__ import annotations
 
-import threading
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.lib.stride_tricks import as_strided
 
-from .jit import overload, pure
+from .jit import callback, overload, pure
 from .target import lanes
 
 __all__ = ["DENSE", "DEPTHWISE", "run_tile", "tile_kernel"]
@@ -25,7 +24,6 @@ __all__ = ["DENSE", "DEPTHWISE", "run_tile", "tile_kernel"]
 DENSE, DEPTHWISE = 0, 1
 _N_ARGS = 14
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
-_lock = threading.RLock()
 _kept_alive: list[Any] = []
 
 
@@ -91,9 +89,9 @@ def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
     def kernel(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):
         tile(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last)
 
-    with _lock:  # Numba's compiler is not reentrant across threads for one function object
-        compiled = cfunc(types.void(*[types.intp] * _N_ARGS), nopython=True)(kernel)
-        _kept_alive.append(compiled)
+    name = f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}"
+    compiled = callback(types.void(*[types.intp] * _N_ARGS), kernel, name)
+    _kept_alive.append(compiled)
     return int(compiled.address)
 
 
