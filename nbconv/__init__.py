@@ -16,6 +16,11 @@ _HOMES = {
     "conv2d": "functional",
     "conv_transpose1d": "functional",
     "conv_transpose2d": "functional",
+    "ConvGrads": "backward",
+    "conv1d_backward": "backward",
+    "conv2d_backward": "backward",
+    "conv_transpose1d_backward": "backward",
+    "conv_transpose2d_backward": "backward",
     "im2col": "columns",
     "col2im": "columns",
     "Conv1d": "layers",
@@ -49,6 +54,11 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from .backward import ConvGrads as ConvGrads
+    from .backward import conv1d_backward as conv1d_backward
+    from .backward import conv2d_backward as conv2d_backward
+    from .backward import conv_transpose1d_backward as conv_transpose1d_backward
+    from .backward import conv_transpose2d_backward as conv_transpose2d_backward
     from .columns import col2im as col2im
     from .columns import im2col as im2col
     from .counting import OperationCount as OperationCount

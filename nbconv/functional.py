@@ -92,7 +92,7 @@ def conv1d(
     >>> nbconv.conv1d(x, np.array([[[1, 1, 5]]], np.float32)).ravel()
     array([ 8., 17.], dtype=float32)
     """
-    spec = _spec("conv1d", stride, padding, dilation, groups, 0, padding_mode)
+    spec = make_spec("conv1d", stride, padding, dilation, groups, 0, padding_mode)
     return convolve(spec, x, weight, bias, activation, out, algorithm)
 
 
@@ -146,7 +146,7 @@ def conv2d(
            [12., 18., 18., 12.],
            [ 8., 12., 12.,  8.]])
     """
-    spec = _spec("conv2d", stride, padding, dilation, groups, 0, padding_mode)
+    spec = make_spec("conv2d", stride, padding, dilation, groups, 0, padding_mode)
     return convolve(spec, x, weight, bias, activation, out, algorithm)
 
 
@@ -200,7 +200,7 @@ def conv_transpose1d(
     >>> nbconv.conv_transpose1d(np.ones((2, 1)), np.ones((1, 1, 3))).ravel()
     array([1., 2., 2., 1.])
     """
-    spec = _spec("conv_transpose1d", stride, padding, dilation, groups, output_padding, "zeros")
+    spec = make_spec("conv_transpose1d", stride, padding, dilation, groups, output_padding, "zeros")
     return convolve(spec, x, weight, bias, activation, out, algorithm)
 
 
@@ -251,14 +251,15 @@ def conv_transpose2d(
     >>> nbconv.conv_transpose2d(np.ones((1, 2, 2, 1)), np.ones((1, 1, 2, 2)), stride=2).shape
     (1, 4, 4, 1)
     """
-    spec = _spec("conv_transpose2d", stride, padding, dilation, groups, output_padding, "zeros")
+    spec = make_spec("conv_transpose2d", stride, padding, dilation, groups, output_padding, "zeros")
     return convolve(spec, x, weight, bias, activation, out, algorithm)
 
 
 _cached_spec = lru_cache(maxsize=1024)(ConvSpec.of)
 
 
-def _spec(*parameters: Any) -> ConvSpec:
+def make_spec(*parameters: Any) -> ConvSpec:
+    """Give `ConvSpec.of(*parameters)`, from a cache where it may be."""
     # As a key, (1.0,) or True would find what (1,) has left: only exact types may ask the cache.
     return _cached_spec(*parameters) if all(map(_is_exact, parameters)) else ConvSpec.of(*parameters)
 

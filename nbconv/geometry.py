@@ -14,7 +14,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -185,6 +185,40 @@ class Geometry:
         """Shape of the result, channels last, without the sample axis where the input had none."""
         spatial = tuple(axis.out for axis in self.axes)
         return (self.n, *spatial, self.c_out) if self.batched else (*spatial, self.c_out)
+
+    def adjoint(self, box: Sequence[Pair] | None = None) -> Geometry:
+        """Give the geometry of the adjoint in `x`: from arrays of this one's output shape to arrays of its input shape.
+
+        Derivation: a convolution sums `x[p*s + t*d - lo] * w[t]` into output `p`; a transposed one adds `x[p] * w[t]`
+        to output `p*s + t*d - lo`. So the pairs of positions that a tap ties together are the same in both, and which
+        side is summed over is all that differs: the adjoint is the other operation with the same stride, dilation, `lo`
+        and weight. Its output has the size of `x` whatever the stride left unread at the end; the `hi` that says so may
+        be negative, and unread positions receive nothing.
+
+        Parameters
+        ----------
+        box
+            For each axis the range of positions of `x` that is wanted, where it is not all of them. It may reach into
+            the padding: what would flow to each padded position is then told apart.
+        """
+        if self.spec.transposed and box is not None:
+            raise ValueError("a box is for the adjoint of a convolution")
+        axes = []
+        for axis, (start, end) in zip(self.axes, box or [(0, axis.size) for axis in self.axes], strict=True):
+            windows = axis.size if self.spec.transposed else axis.out
+            lo = axis.lo + start
+            hi = (windows - 1) * axis.stride + axis.reach - lo - (axis.out if self.spec.transposed else end - start)
+            out = axis.size if self.spec.transposed else end - start
+            axes.append(Axis(axis.out, axis.taps, axis.stride, axis.dilation, lo, hi, out))
+        # Phases, and with them the order of packed weights, depend on the crop modulo the stride only.
+        spec = replace(
+            self.spec,
+            transposed=not self.spec.transposed,
+            padding=tuple((axis.lo % axis.stride, 0) for axis in axes),
+            output_padding=(0,) * self.spec.ndim,
+            padding_mode="zeros",
+        )
+        return Geometry(spec, self.batched, self.n, self.c_out, self.c_in, tuple(axes))
 
     def phases(self) -> Iterator[tuple[Phase, ...]]:
         """Yield one phase for each axis, over all combinations; together they write each output exactly once."""

@@ -30,6 +30,7 @@ FLOORS = [
     ("cuda*", 2),
     ("functional", 4),
     ("columns", 4),
+    ("padding_adjoint", 4),
     ("backward", 4),
     ("rules", 4),
     ("layers", 5),

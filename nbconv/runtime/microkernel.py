@@ -19,10 +19,11 @@ from numpy.lib.stride_tricks import as_strided
 from .jit import callback, overload, pure
 from .target import lanes
 
-__all__ = ["DENSE", "DEPTHWISE", "run_tile", "tile_kernel"]
+__all__ = ["DENSE", "DEPTHWISE", "TRIMMED", "run_tile", "tile_kernel"]
 
 DENSE, DEPTHWISE = 0, 1
-_N_ARGS = 14
+TRIMMED = 2  # added to either: `b` is no padded copy but user memory, of whose last vector only valid columns are read
+_N_ARGS = 15
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _kept_alive: list[Any] = []
 
@@ -48,25 +49,30 @@ def run_tile(
     c_start: int,
     c_row: int,
     last_columns: int,
+    tiles: int = 1,
 ) -> None:
-    """Compute one tile of `c`.
+    """Compute one tile of `c`, or a strip of `tiles` of them, each below the other.
 
     Math     c[m, o] = init[m, o] + sum_t sum_k a[m, t, k] * b[t, k, o]     (dense)
-             c[m, o] = init[m, o] + sum_t a[m, t, o] * b[t, o]              (depthwise)
+             c[m, o] = init[m, o] + sum_t sum_k a[m, t, k, o] * b[t, k, o]  (depthwise)
              for the taps t in [tap, tap_end), k in [0, run), in that order, one fused multiply-add a term
-    Shapes   all arrays are flat; element [m, t, k] of a lies at a_start + a_taps[t] + m * a_row + k * a_k,
+    Shapes   all arrays are flat; element [m, t, k] of a lies at a_start + a_taps[t] + m * a_row + k * a_k (depthwise:
+             + o, any strides),
              element [t, k, o] of b at b_start + b_taps[t] + k * b_k + o
     Edges    rows and vectors of columns are the kernel's own; of its last vector only `last_columns` are read from
-             `init` (and from a depthwise `a`) and written to `c`. `b` is read whole: it must be padded.
+             `init` (and from a depthwise `a`) and written to `c`. `b` is read whole: it must be padded, unless the
+             kernel is trimmed.
     """
     # This body is the plain twin: the documentation of the compiled one, and what runs interpreted.
     kind, rows, vectors, width = (kernel >> 24) & 255, (kernel >> 16) & 255, (kernel >> 8) & 255, kernel & 255
+    rows *= tiles
     columns = (vectors - 1) * width + last_columns
     tile = _view(init, init_start, (rows, columns), (init_row, 1)).copy()
     for t in range(tap, tap_end):
-        if kind == DEPTHWISE:
-            x = _view(a, a_start + a_taps[t], (rows, columns), (a_row, 1))
-            tile += x * _view(b, b_start + b_taps[t], (columns,), (1,))
+        if kind & DEPTHWISE:
+            for k in range(run):
+                x = _view(a, a_start + a_taps[t] + k * a_k, (rows, columns), (a_row, 1))
+                tile += x * _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
         else:
             x = _view(a, a_start + a_taps[t], (rows, run), (a_row, a_k))
             for k in range(run):
@@ -86,8 +92,8 @@ def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
         return (kind << 24) | (rows << 16) | (vectors << 8) | width
     tile = _tile_intrinsic(dtype, kind, rows, vectors, width)
 
-    def kernel(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):
-        tile(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last)
+    def kernel(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles):
+        tile(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles)
 
     name = f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}"
     compiled = callback(types.void(*[types.intp] * _N_ARGS), kernel, name)
@@ -98,11 +104,11 @@ def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
 @overload(run_tile)
 def _run_tile(
     kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
-    init, init_start, init_row, c, c_start, c_row, last_columns,
+    init, init_start, init_row, c, c_start, c_row, last_columns, tiles=1,
 ):  # fmt: skip
     def call(
         kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
-        init, init_start, init_row, c, c_start, c_row, last_columns,
+        init, init_start, init_row, c, c_start, c_row, last_columns, tiles=1,
     ):  # fmt: skip
         size = c.itemsize
         _call_address(
@@ -110,14 +116,14 @@ def _run_tile(
             a.ctypes.data + size * a_start, a_row, a_k, a_taps.ctypes.data + 8 * tap,
             b.ctypes.data + size * b_start, b_k, b_taps.ctypes.data + 8 * tap, tap_end - tap, run,
             init.ctypes.data + size * init_start, init_row,
-            c.ctypes.data + size * c_start, c_row, last_columns,
+            c.ctypes.data + size * c_start, c_row, last_columns, tiles,
         )  # fmt: skip
 
     return call
 
 
 @intrinsic
-def _call_address(typing_context, address, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):
+def _call_address(typing_context, address, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles):
     """Call the tile kernel at `address`."""
 
     def codegen(context, builder, signature, args):
@@ -136,7 +142,7 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
     tile = [(m, v) for m in range(rows) for v in range(vectors)]
 
     def codegen(context, builder, signature, args):
-        a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last = args
+        a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles = args
 
         def function(result, arguments, symbol):
             return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), symbol)
@@ -182,23 +188,30 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
                 phi.add_incoming(value, block)
             return made
 
-        start = [load(row_pointer(pointer(init, scalar), init_row, m), v, True) for m, v in tile]
-        a, b, c = (pointer(address, scalar) for address in (a, b, c))
+        a, b, c, init = (pointer(address, scalar) for address in (a, b, c, init))
         a_taps, b_taps = pointer(a_taps, _I64), pointer(b_taps, _I64)
         entry = builder.block
-        tap_head, tap_body, k_loop, tap_end, done = (
-            builder.append_basic_block(name) for name in ("tap_head", "tap_body", "k_loop", "tap_end", "done")
+        next_tile, tap_head, tap_body, k_loop, tap_end, tile_end, done = (
+            builder.append_basic_block(name)
+            for name in ("next_tile", "tap_head", "tap_body", "k_loop", "tap_end", "tile_end", "done")
         )
+        builder.branch(next_tile)
+
+        builder.position_at_end(next_tile)
+        number, a_tile, c_tile, init_tile = builder.phi(_I64), *(builder.phi(a.type) for _ in range(3))
+        for phi, value in ((number, _I64(0)), (a_tile, a), (c_tile, c), (init_tile, init)):
+            phi.add_incoming(value, entry)
+        start = [load(row_pointer(init_tile, init_row, m), v, True) for m, v in tile]
         builder.branch(tap_head)
 
         builder.position_at_end(tap_head)
         t = builder.phi(_I64)
-        t.add_incoming(_I64(0), entry)
-        outer = phis(entry, start)
-        builder.cbranch(builder.icmp_signed("<", t, taps), tap_body, done)
+        t.add_incoming(_I64(0), next_tile)
+        outer = phis(next_tile, start)
+        builder.cbranch(builder.icmp_signed("<", t, taps), tap_body, tile_end)
 
         builder.position_at_end(tap_body)
-        a_tap = builder.gep(a, [builder.load(builder.gep(a_taps, [t]))])
+        a_tap = builder.gep(a_tile, [builder.load(builder.gep(a_taps, [t]))])
         b_tap = builder.gep(b, [builder.load(builder.gep(b_taps, [t]))])
         builder.branch(k_loop)
 
@@ -207,11 +220,11 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
         for phi, value in ((k, _I64(0)), (a_here, a_tap), (b_here, b_tap)):
             phi.add_incoming(value, tap_body)
         inner = phis(tap_body, outer)
-        weights = [load(b_here, v, False) for v in range(vectors)]
+        weights = [load(b_here, v, bool(kind & TRIMMED)) for v in range(vectors)]
         sums = []
         for m in range(rows):
             row = row_pointer(a_here, a_row, m)
-            if kind == DENSE:
+            if not kind & DEPTHWISE:
                 factors = [splat(builder.load(row, align=size), scalar)] * vectors
             else:
                 factors = [load(row, v, True) for v in range(vectors)]
@@ -230,13 +243,20 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
             phi.add_incoming(value, tap_end)
         builder.branch(tap_head)
 
-        builder.position_at_end(done)
+        builder.position_at_end(tile_end)
         for (m, v), value in zip(tile, outer, strict=True):
-            store(value, row_pointer(c, c_row, m), v)
+            store(value, row_pointer(c_tile, c_row, m), v)
+        number_next = builder.add(number, _I64(1))
+        number.add_incoming(number_next, tile_end)
+        for phi, row in ((a_tile, a_row), (c_tile, c_row), (init_tile, init_row)):
+            phi.add_incoming(row_pointer(phi, row, rows), tile_end)
+        builder.cbranch(builder.icmp_signed("<", number_next, tiles), next_tile, done)
+
+        builder.position_at_end(done)
         return context.get_dummy_value()
 
     @intrinsic
-    def tile_product(typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last):
+    def tile_product(typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles):
         return types.void(*[types.intp] * _N_ARGS), codegen
 
     return tile_product

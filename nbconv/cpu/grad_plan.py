@@ -1,0 +1,306 @@
+"""The planner of grad_weight: turns a bound geometry into the tables that its loops run. Integers only; cached.
+
+What decides the order of a sum (parts, chunks, segments) depends on the shapes alone; how the weight is cut into blocks
+may depend on the number of threads, since each of its numbers is summed by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ..geometry import PADDING_MODES, Axis, Geometry
+from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, tile_kernel
+from ..runtime.target import lanes
+from . import grad_tables as G
+from .tables import NOT_HALF
+from .tiles import max_rows, max_vectors, split_columns
+
+__all__ = ["GradMemory", "GradPlan", "plan_grad_weight"]
+
+_UNIT = Axis(1, 1, 1, 1, 0, 0, 1)
+_CHUNK = 256  # positions whose rows of both operands, some hundred channels each, stay in L2 beside the sums
+_SUMS = 96 * 1024  # float32 numbers of a job's sums, which share L2 with them
+_PANEL = 128 * 1024  # numbers of a gathered panel
+_PART = 1024  # positions that pay for zeroing and adding one more set of sums
+_ENOUGH_TILES = 16  # of the weight: with fewer, the reduction is split too, so that threads have work
+
+Steps = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class GradMemory:
+    """How the operands lie, as (N, H, W, C), and the result, as (first, second, kernel_h, kernel_w)."""
+
+    wide: Steps
+    narrow: Steps
+    grad: Steps
+    half: int
+    compute: np.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class GradPlan:
+    """Everything of a weight gradient but the arrays."""
+
+    call: np.ndarray
+    segments: np.ndarray
+    blocks: np.ndarray
+    kernels: np.ndarray
+    max_rows: np.ndarray
+    jobs: int
+    parts_size: int
+    flops: int
+
+
+@lru_cache(maxsize=1024)
+def plan_grad_weight(geometry: Geometry, memory: GradMemory, workers: int) -> GradPlan:
+    """Plan for `workers` threads; `geometry` is that of the convolution whose x is the wide operand."""
+    return _Builder(geometry, memory, workers).build()
+
+
+class _Builder:
+    def __init__(self, geometry: Geometry, memory: GradMemory, workers: int) -> None:
+        self.geometry, self.memory, self.workers = geometry, memory, workers
+        self.h, self.w = (_UNIT,) * (2 - len(geometry.axes)) + geometry.axes
+        self.n, self.mode = geometry.n, geometry.spec.padding_mode
+        self.wide, self.narrow = memory.wide, memory.narrow
+        self.lanes, self.widest = lanes(memory.compute), max_vectors()
+        self.group_wide = geometry.c_in // geometry.groups
+        self.group_narrow = geometry.c_out // geometry.groups
+        self.tied = geometry.groups > 1 and self.group_wide == self.group_narrow == 1
+        self.gathered = memory.half != NOT_HALF or self.wide[3] != 1 or self.narrow[3] != 1
+        self._merge_groups()
+        self._join_lines()
+        self._orient()
+        self.positions = self.n * self.h.out * self.w.out
+
+    def _merge_groups(self) -> None:
+        """Compute several groups as one where they are small; products across groups are computed and not stored."""
+        groups = self.geometry.groups
+        if self.tied:
+            self.groups, self.c_wide, self.c_narrow = 1, 1, groups
+            self.group_narrow = groups
+            return
+        # As many lanes of a vector work as before, but more sums hide the latency of each.
+        most = self.lanes // max(1, self.group_narrow, self.group_wide) if groups > 1 else 1
+        merged = max(m for m in range(1, max(1, most) + 1) if groups % m == 0)
+        self.groups = groups // merged
+        self.c_wide, self.c_narrow = merged * self.group_wide, merged * self.group_narrow
+
+    def _join_lines(self) -> None:
+        """Read a pointwise convolution's positions as one line where neither operand leaves gaps."""
+        h, w = self.h, self.w
+        plain = all(a.taps == 1 and a.stride == 1 and a.lo == 0 and a.size == a.out for a in (h, w))
+        if plain and all(
+            (h.out == 1 or step[1] == w.out * step[2]) and (self.n == 1 or step[0] == h.out * w.out * step[2])
+            for step in (self.wide, self.narrow)
+        ):
+            positions = self.n * h.out * w.out
+            self.n, self.h, self.w = 1, _UNIT, Axis(positions, 1, 1, 1, 0, 0, positions)
+
+    def _orient(self) -> None:
+        """Choose which operand's channels are the columns of tiles, and whether a kernel row's taps fuse."""
+        w, c = self.w, self.c_wide
+        # Terms (tap, channel) of a kernel row that lie one after the other in memory.
+        run_on = w.dilation == 1 and (self.gathered or (self.wide[2] == c and self.geometry.groups == 1))
+        fuses = w.taps > 1 and (run_on or c == 1)
+
+        def share(columns: int, rows: int) -> float:
+            vectors = -(-columns // self.lanes)
+            return columns / (vectors * self.lanes) * min(1.0, rows * min(vectors, self.widest) / 8)
+
+        rows_of_tile = max_rows(min(self.widest, -(-self.c_narrow // self.lanes)), False)
+        fused = fuses and c < 2 * rows_of_tile
+        fused_columns = w.taps > 1 and run_on and c % (self.widest * self.lanes)
+        normal = share(self.c_narrow, c * w.taps if fused else c)
+        swapped = share(c * w.taps if fused_columns else c, self.c_narrow)
+        self.swapped = not self.tied and swapped > 1.1 * normal
+        self.fused = bool(fused_columns) if self.swapped else fused
+        if self.tied:
+            self.fused = w.taps > 1
+
+    def build(self) -> GradPlan:
+        segments = self._segments()
+        terms, channels = self.w.taps * self.c_wide, self.c_narrow
+        total = self.groups * self.h.taps * terms * channels
+        kernel_rows = self._cut(_SUMS * 4 // self.memory.compute.itemsize, terms, channels)
+        chunk = self._chunk_positions()
+        parts = self._parts(terms, channels, chunk)
+        if self.workers > 1:
+            share = -(-total * parts // (4 * self.workers))
+            kernel_rows = self._cut(min(_SUMS * 4 // self.memory.compute.itemsize, share), terms, channels)
+        rows_of_block, terms_of_block, channels_of_block = kernel_rows
+        blocks = []
+        offset = 0
+        for group in range(self.groups):
+            for (h, h_end), (r, r_end), (b, b_end) in itertools.product(
+                _cuts(self.h.taps, rows_of_block), _cuts(terms, terms_of_block), _cuts(channels, channels_of_block)
+            ):
+                blocks.append((group, h, h_end, r, r_end, b, b_end, offset))
+                offset += (h_end - h) * (r_end - r) * (b_end - b)
+        call = self._call(chunk)
+        call[G.PARTS], call[G.BLOCKS], call[G.TOTAL] = parts, len(blocks), total
+        call[G.SUMS_SIZE] = rows_of_block * terms_of_block * channels_of_block if parts == 1 else 1
+        return GradPlan(
+            call=np.array(call, np.int64),
+            segments=np.array(segments, np.int64).reshape(-1, G.SEGMENT_FIELDS),
+            blocks=np.array(blocks, np.int64).reshape(-1, G.BLOCK_FIELDS),
+            kernels=self._kernels(segments, _cuts(terms, terms_of_block), _cuts(channels, channels_of_block)),
+            max_rows=np.array([1] + [max_rows(v, self.tied) for v in range(1, self.widest + 1)], np.int64),
+            jobs=parts * len(blocks),
+            parts_size=parts * total if parts > 1 else 0,
+            flops=2 * self.positions * self.h.taps * terms * channels * self.groups,
+        )
+
+    def _segments(self) -> list[tuple[int, ...]]:
+        """Cut the positions of a line so that the pixels a tap meets are evenly spaced: see `tap_segments`."""
+        w, c = self.w, self.c_wide
+        first, end = w.interior if self.fused else (0, 0)
+        mode = self.mode
+        if self.gathered and mode != "zeros":
+            mode = "padded"  # the panel holds the padding
+            first, end = (0, w.out) if self.fused else (0, 0)
+        segments: list[tuple[int, ...]] = []
+        if first < end:
+            segments.append((0, w.taps * c, 1, first, end, first * w.stride - w.lo, w.stride))
+        for tap in range(w.taps):
+            for low, high, pixel, step in tap_segments(w, tap, mode):
+                # What the fused segment covers is cut out of the middle.
+                cuts = ((low, min(high, first)), (max(low, end), high)) if first < end else ((low, high),)
+                segments += [
+                    (tap * c, (tap + 1) * c, 0, a, b, pixel + (a - low) * step, step) for a, b in cuts if a < b
+                ]
+        return segments
+
+    def _cut(self, limit: int, terms: int, channels: int) -> tuple[int, int, int]:
+        """Give the sizes of a block (kernel rows, terms, channels) of at most `limit` numbers, where tiles allow."""
+        h, columns_of_tile = self.h.taps, self.widest * self.lanes
+        rows_of_tile = max_rows(self.widest, self.tied)
+        rows, columns = (channels, terms) if self.swapped else (terms, channels)
+
+        def halve(length: int, quantum: int) -> int:
+            return max(quantum, -(-length // (2 * quantum)) * quantum)
+
+        while h * rows * columns > limit:
+            if h > 1:
+                h = -(-h // 2)
+            elif rows > 16 * rows_of_tile or (columns <= columns_of_tile and rows > rows_of_tile):
+                rows = halve(rows, rows_of_tile)
+            elif columns > columns_of_tile:
+                columns = halve(columns, columns_of_tile)
+            else:
+                break
+        rows, columns = (columns, rows) if self.swapped else (rows, columns)
+        return h, min(rows, terms), min(columns, channels)
+
+    def _chunk_positions(self) -> int:
+        """Choose how many positions are reduced at once; gathered, their panel must stay small."""
+        chunk = min(_CHUNK, max(1, self.positions))
+        if self.gathered:
+            channels = min(self.c_narrow, _SUMS) if self.tied else self.c_wide
+            while chunk > 1 and (
+                self._lines(chunk) * self._span(chunk) * channels > _PANEL or chunk * self.c_narrow > _PANEL
+            ):
+                chunk //= 2
+        return chunk
+
+    def _pieces(self, chunk: int) -> int:
+        return max(1, -(-self.w.out // chunk))
+
+    def _lines(self, chunk: int) -> int:
+        return max(1, chunk // max(1, self.w.out))
+
+    def _span(self, chunk: int) -> int:
+        longest = -(-self.w.out // self._pieces(chunk))
+        return (longest - 1) * self.w.stride + self.w.reach
+
+    def _parts(self, terms: int, channels: int, chunk: int) -> int:
+        rows, columns = (channels, terms) if self.swapped else (terms, channels)
+        vectors = min(self.widest, max(1, -(-columns // self.lanes)))
+        tiles = -(-rows // max_rows(vectors, self.tied)) * -(-columns // (vectors * self.lanes))
+        tiles *= self.h.taps * self.groups
+        if tiles >= _ENOUGH_TILES:
+            return 1
+        return max(1, min(-(-_ENOUGH_TILES // tiles), self.positions // max(_PART, chunk)))
+
+    def _call(self, chunk: int) -> list[int]:
+        call = [0] * G.CALL_FIELDS
+        h, w, memory = self.h, self.w, self.memory
+        pieces, lines = self._pieces(chunk), self._lines(chunk)
+        call[G.LINES], call[G.OUT_H], call[G.OUT_W] = self.n * h.out, h.out, w.out
+        call[G.PIECES], call[G.LINES_PER_CHUNK] = pieces, lines
+        call[G.CHUNKS] = call[G.LINES] * pieces if pieces > 1 else -(-call[G.LINES] // lines)
+        call[G.SIZE_H], call[G.SIZE_W] = h.size, w.size
+        call[G.STRIDE_H], call[G.STRIDE_W] = h.stride, w.stride
+        call[G.DILATION_H], call[G.DILATION_W] = h.dilation, w.dilation
+        call[G.LO_H], call[G.LO_W], call[G.REACH_W] = h.lo, w.lo, w.reach
+        call[G.PADDING_MODE], call[G.HALF] = PADDING_MODES.index(self.mode), memory.half
+        call[G.WIDE_N : G.WIDE_C + 1] = self.wide
+        call[G.NARROW_N : G.NARROW_C + 1] = self.narrow
+        call[G.GRAD_FIRST : G.GRAD_W + 1] = memory.grad
+        call[G.GATHERED], call[G.SWAPPED], call[G.TIED] = int(self.gathered), int(self.swapped), int(self.tied)
+        call[G.C_WIDE], call[G.C_NARROW] = self.c_wide, self.c_narrow
+        call[G.GROUP_WIDE], call[G.GROUP_NARROW] = self.group_wide, self.group_narrow
+        call[G.WIDTH], call[G.WIDEST] = self.lanes, self.widest
+        channels = self.c_narrow if self.tied else self.c_wide
+        call[G.WIDE_PANEL_SIZE] = lines * self._span(chunk) * channels if self.gathered else 1
+        call[G.NARROW_PANEL_SIZE] = lines * min(chunk, w.out) * self.c_narrow if self.gathered else 1
+        call[G.MAX_LINES] = lines
+        return call
+
+    def _kernels(
+        self, segments: list[tuple[int, ...]], term_cuts: list[tuple[int, int]], channel_cuts: list[tuple[int, int]]
+    ) -> np.ndarray:
+        """Compile the tile kernels that blocks of these cuts use."""
+        term_lengths = {
+            min(segment[G.SEGMENT_TERM_END], r_end) - max(segment[G.SEGMENT_TERM], r)
+            for segment in set(segments)
+            for r, r_end in term_cuts
+        }
+        channel_lengths = {b_end - b for b, b_end in channel_cuts}
+        row_lengths, column_lengths = (
+            (channel_lengths, term_lengths) if self.swapped else (term_lengths, channel_lengths)
+        )
+        kind = (DEPTHWISE if self.tied else DENSE) + (TRIMMED if any(n % self.lanes for n in column_lengths) else 0)
+        kernels = np.zeros(
+            (self.widest + 1, max(max_rows(v, self.tied) for v in range(1, self.widest + 1)) + 1), np.int64
+        )
+        for columns in column_lengths:
+            for vectors in set(split_columns(-(-columns // self.lanes), self.widest)) if columns > 0 else ():
+                for rows in row_lengths:
+                    if rows > 0:
+                        tiles = -(-rows // max_rows(vectors, self.tied))
+                        for size in {rows // tiles, -(-rows // tiles)}:
+                            kernels[vectors, size] = tile_kernel(self.memory.compute, kind, size, vectors)
+        return kernels
+
+
+def tap_segments(axis: Axis, tap: int, mode: str) -> list[tuple[int, int, int, int]]:
+    """List the ranges of positions for which a tap meets evenly spaced pixels: (first, end, pixel of the first, step).
+
+    Padding needs no copy: towards the border reflected pixels run backwards, replicated ones stand still, circular ones
+    go on at the other end, and zeros add nothing. Mode "padded" counts pixels on into the padding.
+    """
+    s, size, out = axis.stride, axis.size, axis.out
+    start = tap * axis.dilation - axis.lo  # position p meets padded pixel start + p * s
+    if mode == "padded":
+        return [(0, out, start, s)]
+    first = min(max(0, -(start // s)), out)
+    end = min(max(first, (size - 1 - start) // s + 1), out)
+    left, right = start, start + end * s
+    ranges = {
+        "zeros": [],
+        "replicate": [(0, first, 0, 0), (end, out, size - 1, 0)],
+        "reflect": [(0, first, -left, -s), (end, out, 2 * (size - 1) - right, -s)],
+        "circular": [(0, first, left + size, s), (end, out, right - size, s)],
+    }[mode]
+    ranges.insert(1, (first, end, start + first * s, s))
+    return [r for r in ranges if r[0] < r[1]]
+
+
+def _cuts(length: int, piece: int) -> list[tuple[int, int]]:
+    return [(low, min(low + piece, length)) for low in range(0, length, max(1, piece))]

@@ -1,0 +1,52 @@
+"""The integers that the planner of grad_weight hands to its loops: one name for each column, as in `tables`.
+
+The *wide* operand is the one that taps shift over (x of a convolution, grad_output of a transposed one), the *narrow*
+one has a position for each window. Channels are those of one group, or of several that were merged.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+_next = itertools.count().__next__
+
+# The call: one row.
+PARTS = _next()  # of the reduction, each summed by itself
+BLOCKS = _next()  # of the weight; a job is one part of one block
+TOTAL = _next()  # numbers of all blocks
+CHUNKS = _next()  # of the reduction: lines, or pieces of lines, whose rows are in cache together
+LINES, OUT_H, OUT_W = _next(), _next(), _next()  # narrow positions
+PIECES, LINES_PER_CHUNK = _next(), _next()
+SIZE_H, SIZE_W = _next(), _next()  # wide positions
+STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, LO_H, LO_W, REACH_W = (_next() for _ in range(7))
+PADDING_MODE, HALF = _next(), _next()
+WIDE_N, WIDE_H, WIDE_W, WIDE_C = (_next() for _ in range(4))  # steps
+NARROW_N, NARROW_H, NARROW_W, NARROW_C = (_next() for _ in range(4))
+GATHERED = _next()  # 1: operands are copied to panels first, for half types and channels that lie apart
+SWAPPED = _next()  # 1: the rows of tiles are narrow channels, the columns wide ones
+TIED = _next()  # 1: depthwise; the rows are taps, the columns channels of both operands
+C_WIDE, C_NARROW = _next(), _next()
+GROUP_WIDE, GROUP_NARROW = _next(), _next()  # channels of an unmerged group
+WIDTH, WIDEST = _next(), _next()  # numbers of a vector, vectors of a tile
+GRAD_FIRST, GRAD_SECOND, GRAD_H, GRAD_W = (_next() for _ in range(4))  # steps of the result
+SUMS_SIZE, WIDE_PANEL_SIZE, NARROW_PANEL_SIZE, MAX_LINES = (_next() for _ in range(4))
+CALL_FIELDS = _next()
+
+_next = itertools.count().__next__
+
+# A segment: taps of one kernel row, and narrow positions of a line for which the wide pixels of each tap lie evenly.
+SEGMENT_TERM, SEGMENT_TERM_END = _next(), _next()  # term = tap * C_WIDE + wide channel
+SEGMENT_FUSED = _next()  # 1: all taps of the row
+SEGMENT_FIRST, SEGMENT_END = _next(), _next()  # narrow positions
+SEGMENT_PIXEL, SEGMENT_PIXEL_STEP = _next(), _next()  # wide pixel of the first of them, and from one to the next
+SEGMENT_FIELDS = _next()
+
+_next = itertools.count().__next__
+
+# A block of the weight.
+BLOCK_GROUP = _next()
+BLOCK_ROW, BLOCK_ROW_END = _next(), _next()  # kernel rows
+BLOCK_TERM, BLOCK_TERM_END = _next(), _next()
+BLOCK_CHANNEL, BLOCK_CHANNEL_END = _next(), _next()  # narrow
+BLOCK_OFFSET = _next()
+BLOCK_FIELDS = _next()

@@ -1,0 +1,291 @@
+"""grad_weight of every operation: the tile product with channels as rows and positions as reduction, and its loops.
+
+Derivation, for all four operations. Let `wide` be the operand that taps shift over and `narrow` the one with a position
+for each window. A convolution sums `y[p, b] += wide[p*s + t*d - lo, a] * w[b, a, t]`: wide is x, narrow is y. A transposed
+one adds `wide[p*s + t*d - lo, a] += narrow[p, b] * w[b, a, t]`: narrow is x, wide is y. The first axis of both weights is
+the narrow channel. Either is linear in `w`, and the factor of `w[b, a, t]` in `<grad_output, y>` is
+
+    grad[b, a, t] = sum over samples and positions p of  wide[p*s + t*d - lo, a] * narrow[p, b]
+
+with grad_output in the place of y. For one tap that is a product of two matrices that lie in memory as they are: the rows
+are wide channels (unit stride), the reduction steps by `s` pixels in `wide` and by one in `narrow`, the columns are narrow
+channels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arrays import compute_dtype, flat_view
+from ..geometry import Geometry
+from ..runtime import threads
+from ..runtime.jit import prange, serial, twins
+from ..runtime.memory import zero_run
+from ..runtime.microkernel import run_tile
+from . import grad_tables as G
+from .grad_plan import GradMemory, plan_grad_weight
+from .loops import store_numbers
+from .memory_layout import four_steps, half_code
+from .panels import copy_numbers, source_position
+
+__all__ = ["grad_weight"]
+
+
+def grad_weight(geometry: Geometry, grad_output: np.ndarray, x: np.ndarray, grad: np.ndarray) -> None:
+    """Write the gradient of the weight into `grad`, of the weight's shape; all have one dtype and have been checked."""
+    wide, narrow = flat_view(x), flat_view(grad_output)
+    if geometry.spec.transposed:
+        geometry, wide, narrow = geometry.adjoint(), narrow, wide
+    if grad.size == 0 or x.size == 0 or grad_output.size == 0:
+        grad[...] = 0
+        return
+    result = flat_view(grad)
+    first, second, *kernel = result.steps
+    row, tap = (0, *kernel)[-2:]
+    memory = GradMemory(
+        four_steps(wide, geometry), four_steps(narrow, geometry), (first, second, row, tap), half_code(grad.dtype),
+        compute_dtype(grad.dtype),
+    )  # fmt: skip
+    plan = plan_grad_weight(geometry, memory, threads.get_num_threads())
+    sums = np.empty(plan.parts_size, memory.compute)
+    threads.launch(
+        _accumulate, plan.jobs, plan.flops, result.data, result.start, sums, wide.data, wide.start, narrow.data,
+        narrow.start, plan.call, plan.segments, plan.blocks, plan.kernels, plan.max_rows,
+    )  # fmt: skip
+    if plan.parts_size:
+        threads.launch(
+            _add_parts, len(plan.blocks), plan.parts_size, result.data, result.start, sums, plan.call, plan.blocks
+        )
+
+
+@twins
+def _accumulate(
+    job, job_end, workers, grad, grad_start, parts, wide, wide_start, narrow, narrow_start,
+    call, segments, blocks, kernels, max_rows,
+):  # fmt: skip
+    """Run the jobs `[job, job_end)`: each sums one part of the reduction for one block of the weight.
+
+    Shapes   grad, wide, narrow flat, with the strides of `call` . parts (parts, numbers of all blocks) where several
+    Cost     2 * positions * taps * wide channels * narrow channels / groups flops; a few hundred KiB a thread
+    Threads  over jobs: every job owns its sums, and the parts do not depend on the number of threads
+    """
+    for worker in prange(workers):
+        first = job + (job_end - job) * worker // workers
+        last = job + (job_end - job) * (worker + 1) // workers
+        if first < last:
+            _run_jobs(
+                first, last, grad, grad_start, parts, wide, wide_start, narrow, narrow_start,
+                call, segments, blocks, kernels, max_rows,
+            )  # fmt: skip
+
+
+@twins
+def _add_parts(block, block_end, workers, grad, grad_start, parts, call, blocks):
+    """Add the parts of the blocks `[block, block_end)` in order and store them."""
+    for here in prange(block, block_end):
+        _store_block(grad, grad_start, parts, blocks[here, G.BLOCK_OFFSET], blocks[here], call)
+
+
+@serial
+def _run_jobs(
+    job, job_end, grad, grad_start, parts, wide, wide_start, narrow, narrow_start,
+    call, segments, blocks, kernels, max_rows,
+):  # fmt: skip
+    own = np.empty(call[G.SUMS_SIZE], parts.dtype)
+    wide_panel = np.empty(call[G.WIDE_PANEL_SIZE], parts.dtype)
+    narrow_panel = np.empty(call[G.NARROW_PANEL_SIZE], parts.dtype)
+    wide_lines, narrow_lines = np.empty(call[G.MAX_LINES], np.int64), np.empty(call[G.MAX_LINES], np.int64)
+    n_parts, chunks = call[G.PARTS], call[G.CHUNKS]
+    for here in range(job, job_end):
+        part, number = divmod(here, call[G.BLOCKS])
+        block = blocks[number]
+        sums, at = own, 0
+        if n_parts > 1:
+            sums, at = parts, part * call[G.TOTAL] + block[G.BLOCK_OFFSET]
+        size = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW]
+        size *= block[G.BLOCK_TERM_END] - block[G.BLOCK_TERM]
+        zero_run(sums, at, size * (block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL]))
+        for chunk in range(chunks * part // n_parts, chunks * (part + 1) // n_parts):
+            _add_chunk(
+                chunk, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels, max_rows,
+                wide_panel, narrow_panel, wide_lines, narrow_lines,
+            )  # fmt: skip
+        if n_parts == 1:
+            _store_block(grad, grad_start, sums, at, block, call)
+
+
+@serial
+def _add_chunk(
+    chunk, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels, max_rows,
+    wide_panel, narrow_panel, wide_lines, narrow_lines,
+):  # fmt: skip
+    """Add the products of one chunk of positions to the sums of one block."""
+    pieces = call[G.PIECES]
+    if pieces > 1:
+        line, piece = divmod(chunk, pieces)
+        line_end = line + 1
+        first, end = call[G.OUT_W] * piece // pieces, call[G.OUT_W] * (piece + 1) // pieces
+    else:
+        line = chunk * call[G.LINES_PER_CHUNK]
+        line_end = min(line + call[G.LINES_PER_CHUNK], call[G.LINES])
+        first, end = 0, call[G.OUT_W]
+    gathered, group = call[G.GATHERED], block[G.BLOCK_GROUP]
+    low, high = block[G.BLOCK_CHANNEL], block[G.BLOCK_CHANNEL_END]
+    # In a depthwise product the columns name the wide channels too.
+    wide_low, wide_width = (low, high - low) if call[G.TIED] else (0, call[G.C_WIDE])
+    wide_at = wide_start + (group * call[G.C_WIDE] + wide_low) * call[G.WIDE_C]
+    narrow_at = narrow_start + (group * call[G.C_NARROW] + low) * call[G.NARROW_C]
+    span = (end - first - 1) * call[G.STRIDE_W] + call[G.REACH_W]
+    left = first * call[G.STRIDE_W] - call[G.LO_W]
+    if gathered:
+        for here in range(line, line_end):
+            sample, out_h = divmod(here, call[G.OUT_H])
+            source = narrow_at + sample * call[G.NARROW_N] + out_h * call[G.NARROW_H]
+            for position in range(first, end):
+                copy_numbers(
+                    narrow_panel, ((here - line) * (end - first) + position - first) * (high - low),
+                    narrow, source + position * call[G.NARROW_W], call[G.NARROW_C], high - low, call[G.HALF],
+                )  # fmt: skip
+    rows, terms = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW], block[G.BLOCK_TERM_END] - block[G.BLOCK_TERM]
+    for row in range(rows):
+        shift = (block[G.BLOCK_ROW] + row) * call[G.DILATION_H] - call[G.LO_H]
+        count = 0
+        for here in range(line, line_end):
+            sample, out_h = divmod(here, call[G.OUT_H])
+            source = source_position(out_h * call[G.STRIDE_H] + shift, call[G.SIZE_H], call[G.PADDING_MODE])
+            if source < 0:
+                continue
+            source = sample * call[G.WIDE_N] + source * call[G.WIDE_H]
+            if gathered:
+                wide_lines[count] = count * span * wide_width
+                narrow_lines[count] = (here - line) * (end - first) * (high - low)
+                _gather_span(wide_panel, wide_lines[count], wide, wide_at + source, left, span, wide_width, call)
+            else:
+                wide_lines[count] = source
+                narrow_lines[count] = sample * call[G.NARROW_N] + out_h * call[G.NARROW_H]
+            count += 1
+        if count == 0:
+            continue
+        sums_at = at + row * terms * (high - low)
+        for s in range(segments.shape[0]):
+            segment = segments[s]
+            begin = max(segment[G.SEGMENT_FIRST], first)
+            run = min(segment[G.SEGMENT_END], end) - begin
+            if run <= 0:
+                continue
+            pixel = segment[G.SEGMENT_PIXEL] + (begin - segment[G.SEGMENT_FIRST]) * segment[G.SEGMENT_PIXEL_STEP]
+            if gathered:
+                _add_segment(
+                    segment, block, sums, sums_at, wide_panel, (pixel - left) * wide_width, wide_width, wide_lines,
+                    narrow_panel, (begin - first) * (high - low), high - low, narrow_lines, count, run, call, kernels,
+                    max_rows,
+                )  # fmt: skip
+            else:
+                _add_segment(
+                    segment, block, sums, sums_at, wide, wide_at + pixel * call[G.WIDE_W], call[G.WIDE_W], wide_lines,
+                    narrow, narrow_at + begin * call[G.NARROW_W], call[G.NARROW_W], narrow_lines, count, run, call,
+                    kernels, max_rows,
+                )  # fmt: skip
+
+
+@serial
+def _gather_span(panel, at, wide, start, pixel, span, width, call):
+    """Copy `span` pixels of a line into the panel, the padding rule applied, half types widened."""
+    for i in range(span):
+        source = source_position(pixel + i, call[G.SIZE_W], call[G.PADDING_MODE])
+        if source < 0:
+            zero_run(panel, at + i * width, width)
+        else:
+            copy_numbers(
+                panel, at + i * width, wide, start + source * call[G.WIDE_W], call[G.WIDE_C], width, call[G.HALF]
+            )  # fmt: skip
+
+
+@serial
+def _add_segment(
+    segment, block, sums, sums_at, wide, wide_at, wide_w, wide_lines, narrow, narrow_at, narrow_w, narrow_lines,
+    count, run, call, kernels, max_rows,
+):  # fmt: skip
+    """Add the products of `run` positions of `count` lines, for the terms that segment and block share."""
+    first, end = (
+        max(segment[G.SEGMENT_TERM], block[G.BLOCK_TERM]),
+        min(segment[G.SEGMENT_TERM_END], block[G.BLOCK_TERM_END]),
+    )
+    if first >= end:
+        return
+    channels, terms = block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL], block[G.BLOCK_TERM_END] - block[G.BLOCK_TERM]
+    # One term to the next: the next tap where there is one channel, else the next number.
+    step = call[G.DILATION_W] * wide_w if segment[G.SEGMENT_FUSED] and call[G.C_WIDE] == 1 else 1
+    wide_at += (first - segment[G.SEGMENT_TERM]) * step
+    wide_k = segment[G.SEGMENT_PIXEL_STEP] * wide_w
+    if call[G.SWAPPED]:
+        _add_tiles(
+            sums, sums_at + first - block[G.BLOCK_TERM], terms, channels, end - first,
+            narrow, narrow_at, 1, narrow_w, narrow_lines, wide, wide_at, wide_k, wide_lines,
+            count, run, call, kernels, max_rows,
+        )  # fmt: skip
+    else:
+        _add_tiles(
+            sums, sums_at + (first - block[G.BLOCK_TERM]) * channels, channels, end - first, channels,
+            wide, wide_at, step, wide_k, wide_lines, narrow, narrow_at, narrow_w, narrow_lines,
+            count, run, call, kernels, max_rows,
+        )  # fmt: skip
+
+
+@serial
+def _add_tiles(
+    sums, at, sums_row, rows, columns, a, a_at, a_row, a_k, a_lines, b, b_at, b_k, b_lines, count, run,
+    call, kernels, max_rows,
+):  # fmt: skip
+    """Add a product of `rows` x `columns`, tile by tile; a line is a tap of the micro-kernel."""
+    width = call[G.WIDTH]
+    vectors = -(-columns // width)
+    column_tiles = -(-vectors // call[G.WIDEST])
+    for j in range(column_tiles):
+        vector, vector_end = vectors * j // column_tiles, vectors * (j + 1) // column_tiles
+        column = vector * width
+        last = min(columns, vector_end * width) - (vector_end - 1) * width
+        a_column = column if call[G.TIED] else 0
+        row_tiles = -(-rows // max_rows[vector_end - vector])
+        for i in range(row_tiles):
+            row, row_end = rows * i // row_tiles, rows * (i + 1) // row_tiles
+            here = at + row * sums_row + column
+            run_tile(
+                kernels[vector_end - vector, row_end - row], a, a_at + row * a_row + a_column, a_row, a_k, a_lines,
+                b, b_at + column, b_k, b_lines, 0, count, run, sums, here, sums_row, sums, here, sums_row, last,
+            )  # fmt: skip
+
+
+@serial
+def _store_block(grad, grad_start, sums, at, block, call):
+    """Write a block's sums, its parts added in order, where the weight's strides have them."""
+    c_wide, terms = call[G.C_WIDE], block[G.BLOCK_TERM_END] - block[G.BLOCK_TERM]
+    low, high = block[G.BLOCK_CHANNEL], block[G.BLOCK_CHANNEL_END]
+    term_step, channel_step = (1, terms) if call[G.SWAPPED] else (high - low, 1)
+    values = np.empty(c_wide, sums.dtype)
+    for channel in range(low, high):
+        # Of merged groups, only the products of a group with itself are wanted.
+        own = channel // call[G.GROUP_NARROW] * call[G.GROUP_WIDE]
+        first = (block[G.BLOCK_GROUP] * call[G.C_NARROW] + channel) * call[G.GRAD_FIRST]
+        for row in range(block[G.BLOCK_ROW], block[G.BLOCK_ROW_END]):
+            row_at = at + (row - block[G.BLOCK_ROW]) * terms * (high - low) + (channel - low) * channel_step
+            term = block[G.BLOCK_TERM]
+            while term < block[G.BLOCK_TERM_END]:
+                tap, c = divmod(term, c_wide)
+                c_end = min(c_wide, c + block[G.BLOCK_TERM_END] - term)
+                begin, end = max(c, own), min(c_end, own + call[G.GROUP_WIDE])
+                for i in range(begin, end):
+                    number = row_at + (term - block[G.BLOCK_TERM] + i - c) * term_step
+                    value = sums[number]
+                    for part in range(1, call[G.PARTS]):
+                        value += sums[number + part * call[G.TOTAL]]
+                    values[i] = value
+                to = (
+                    grad_start
+                    + first
+                    + row * call[G.GRAD_H]
+                    + tap * call[G.GRAD_W]
+                    + (begin - own) * call[G.GRAD_SECOND]
+                )
+                store_numbers(grad, to, call[G.GRAD_SECOND], values, begin, end - begin, call[G.HALF])
+                term += c_end - c
