@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,8 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a fact; return the exit status."""
-    for name, fact in _facts():
-        print(f"{name:<15} {fact}")
+    try:
+        for name, fact in _facts():
+            print(f"{name:<15} {fact}")
+    except ValueError as error:  # an environment variable of ours that says nothing sensible
+        print(f"nbconv info: error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -29,6 +34,7 @@ def _facts() -> Iterator[tuple[str, object]]:
     import numba
 
     from nbconv.cpu.tiles import max_rows, max_vectors
+    from nbconv.runtime.cache import cache_info
     from nbconv.runtime.target import host_target, lanes
 
     yield "nbconv", nbconv.__version__
@@ -45,9 +51,12 @@ def _facts() -> Iterator[tuple[str, object]]:
                 for vectors in range(1, max_vectors() + 1)
             )
             yield f"{dtype} tiles", f"{kind:<9} " + ", ".join(tiles)
-    yield "vector math", "interpreted (NUMBA_DISABLE_JIT)" if numba.config.DISABLE_JIT else "compiled"
-    for name, fact in nbconv.threading_info().items():
-        yield name.replace("_", " "), fact
+    yield "kernels", "interpreted: NUMBA_DISABLE_JIT is set" if numba.config.DISABLE_JIT else "compiled"
+    threads = nbconv.threading_info()
+    yield "threads", f"{threads['threads']}; {threads['limits']}"
+    yield "thread layer", f"{threads['layer']}: {threads['safety']}"
+    yield "thread advice", threads["advice"]
+    yield "cache folder", cache_info()["cache"]
     yield "cuda", _cuda_state()
 
 

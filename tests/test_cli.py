@@ -110,9 +110,25 @@ def test_info(capsys):
     facts = {}
     for line in capsys.readouterr().out.splitlines():
         facts.setdefault(line[:15].strip(), line[16:])
-    for name in ("nbconv", "processor", "vector width", "float32 tiles", "cuda"):
+    for name in (
+        "nbconv",
+        "processor",
+        "vector width",
+        "float32 tiles",
+        "threads",
+        "thread layer",
+        "cache folder",
+        "cuda",
+    ):
         assert facts[name]
-    assert any("thread" in name for name in facts)
+
+
+@pytest.mark.parametrize("command", ["info", "upscale"])
+def test_a_wrong_environment_variable_is_told(tmp_path, command):
+    done = python_m_nbconv(command, cwd=tmp_path, NBCONV_NUM_THREADS="many")
+    assert done.returncode == 2
+    assert "NBCONV_NUM_THREADS must be a whole number" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_command_runs_as_a_module(tmp_path):

@@ -168,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
         clipped = write_wav(path, Wav(samples, sound.rate * args.factor, sound.form, sound.speakers))
     except BrokenPipeError:
         raise
-    except (OSError, WavError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"nbconv upscale: error: {path}: {reason}", file=sys.stderr)
         return 2
@@ -225,7 +225,7 @@ def _report_speed(sound: Wav, timing: Timing) -> None:
 
     seconds = len(sound.samples) / sound.rate
     best = f"best of {timing.runs} runs, " if timing.runs > 1 else ""
-    print(f"taken         {timing.taken:.4f} s, {best}after {timing.prepare:.2f} s for compiling and a first run")
+    print(f"taken         {timing.taken:.4f} s, {best}after {timing.prepare:.2f} s to get the kernels")
     print(f"speed         {seconds / timing.taken:.0f} times real time")
     threads = nbconv.get_num_threads()
     peak = measure_peak(sound.form.dtype) * threads
