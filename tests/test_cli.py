@@ -18,8 +18,10 @@ COMMAND = [sys.executable, "-m", "nbconv"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(nbconv.__file__).parents[1])}
 
 
-def python_m_nbconv(*arguments, cwd=None):
-    return subprocess.run([*COMMAND, *arguments], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+def python_m_nbconv(*arguments, cwd=None, **variables):
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=cwd, env=ENVIRONMENT | variables, capture_output=True, text=True, timeout=300
+    )
 
 
 def refuse(capsys, *arguments):
