@@ -14,12 +14,13 @@ from ..runtime.jit import helper, overload, prange, twins
 from ..runtime.microkernel import run_tile
 from . import tables as T
 from .panels import fill_panel
+from .strips import cut_line
 
 __all__ = ["convolve"]
 
-# Columns of a job's list of tiles.
-_TILE_ROWS, _TILE_X, _TILE_Y, _TILE_PANEL, _TILE_POSITION, _TILE_SUMS, _TILE_FIELDS = range(7)
-_GATHERED = np.iinfo(np.int64).min  # in _TILE_X: this tile reads the panel
+# Columns of a job's list of strips: runs of tiles of the same number of rows that lie evenly in x (or in the panel).
+_ROWS, _TILES, _X, _Y, _PANEL, _POSITION, _SUMS, _STRIP_FIELDS = range(8)
+_GATHERED = np.iinfo(np.int64).min  # in _X: this strip reads the panel
 
 
 @twins
@@ -50,7 +51,7 @@ def _run_jobs(
 ):  # fmt: skip
     panel = np.empty(call[T.PANEL_SIZE], w.dtype)
     sums = choose_sums(y, np.empty(call[T.SCRATCH_SIZE], w.dtype), call[T.SCRATCH] == 1)
-    tiles = np.empty((call[T.MAX_TILES], _TILE_FIELDS), np.int64)
+    strips = np.empty((call[T.MAX_STRIPS], _STRIP_FIELDS), np.int64)
     panel_segments = np.empty(call[T.MAX_SEGMENTS], np.int64)
     n_columns, blocks = columns.shape[0], call[T.COLUMN_BLOCKS]
     number = 0
@@ -60,69 +61,74 @@ def _run_jobs(
         phase = phases[number]
         begin = phases[number - 1, T.JOB_END] if number else 0
         block, column_block = divmod(here - begin, blocks)
-        count = _list_tiles(tiles, x_start, y_start, block, call, phase)
+        count = _list_strips(strips, x_start, y_start, block, call, phase)
         column, column_end = n_columns * column_block // blocks, n_columns * (column_block + 1) // blocks
-        tile = 0
-        while tile < count:
-            tile_end = _take_group(tiles, tile, count, call)
+        strip = 0
+        while strip < count:
+            strip_end = _take_group(strips, strip, count, call)
             for chunk in range(phase[T.CHUNK], phase[T.CHUNK_END]):
                 _run_chunk(
                     chunk == phase[T.CHUNK], chunk == phase[T.CHUNK_END] - 1, chunks[chunk],
-                    tiles[tile:tile_end], columns[column:column_end], x, x_start, w, w_start, bias, y, y_start,
+                    strips[strip:strip_end], columns[column:column_end], x, x_start, w, w_start, bias, y, y_start,
                     activation, call, phase, kernels, x_segments, w_segments, panel, panel_segments, sums,
                 )  # fmt: skip
-            tile = tile_end
+            strip = strip_end
 
 
 @helper
-def _list_tiles(tiles, x_start, y_start, block, call, phase):
-    """List the tiles of one block of positions; say for each whether its rows can be read in place."""
+def _list_strips(strips, x_start, y_start, block, call, phase):
+    """List the strips of one block of positions; say for each where its rows are read in place, or that they are not."""
     length = phase[T.LINE_LENGTH]
     if phase[T.BLOCKS_PER_LINE] > 1:
-        line, part = divmod(block, phase[T.BLOCKS_PER_LINE])
-        line_end = line + 1
+        first_line, part = divmod(block, phase[T.BLOCKS_PER_LINE])
+        line_end = first_line + 1
         start = part * phase[T.BLOCK]
         stop = min(start + phase[T.BLOCK], length)
     else:
-        line = block * phase[T.LINES_PER_BLOCK]
-        line_end = min(line + phase[T.LINES_PER_BLOCK], phase[T.LINES])
+        first_line = block * phase[T.LINES_PER_BLOCK]
+        line_end = min(first_line + phase[T.LINES_PER_BLOCK], phase[T.LINES])
         start, stop = 0, length
+    x_row = phase[T.STRIDE_W] * call[T.X_STEP_W]
     count = 0
-    for line in range(line, line_end):
+    for line in range(first_line, line_end):
         sample, out_h = divmod(line, phase[T.OUT_H])
-        inside = phase[T.H_FIRST] <= out_h < phase[T.H_END]
         x_line = (
             x_start + sample * call[T.X_STEP_N] + (out_h * phase[T.STRIDE_H] - phase[T.LO_H]) * call[T.X_STEP_H]
             - phase[T.LO_W] * call[T.X_STEP_W]
         )  # fmt: skip
         y_line = y_start + phase[T.Y_OFFSET] + sample * call[T.Y_STEP_N] + out_h * phase[T.Y_STEP_H]
-        n_tiles = -(-(stop - start) // call[T.ROWS])
-        for i in range(n_tiles):
-            low = start + (stop - start) * i // n_tiles
-            high = start + (stop - start) * (i + 1) // n_tiles
-            tiles[count, _TILE_ROWS] = high - low
-            tiles[count, _TILE_POSITION] = line * length + low
-            tiles[count, _TILE_Y] = y_line + low * phase[T.Y_STEP_W]
-            if inside and phase[T.W_FIRST] <= low and high <= phase[T.W_END]:
-                tiles[count, _TILE_X] = x_line + low * phase[T.STRIDE_W] * call[T.X_STEP_W]
-            else:
-                tiles[count, _TILE_X] = _GATHERED
-            count += 1
+        first, end = stop, stop
+        if phase[T.H_FIRST] <= out_h < phase[T.H_END]:
+            first, end = cut_line(start, stop, phase[T.W_FIRST], phase[T.W_END], call[T.ROWS], call[T.WHOLE_TILES])
+        position = line * length
+        for low, high, gathered in ((start, first, True), (first, end, False), (end, stop, True)):
+            most = call[T.SCRATCH_ROWS]
+            if gathered:
+                most = min(most, call[T.PANEL_ROWS])
+            while low < high:
+                rows = min(high - low, call[T.ROWS])
+                tiles = max(1, min(high - low, most) // rows)
+                strips[count, _ROWS], strips[count, _TILES] = rows, tiles
+                strips[count, _X] = _GATHERED if gathered else x_line + low * x_row
+                strips[count, _Y] = y_line + low * phase[T.Y_STEP_W]
+                strips[count, _POSITION] = position + low
+                low += rows * tiles
+                count += 1
     return count
 
 
 @helper
-def _take_group(tiles, tile, count, call):
-    """Find how many tiles the panel and the scratch can serve at once, and give them their places."""
+def _take_group(strips, strip, count, call):
+    """Find how many strips the panel and the scratch can serve at once, and give them their places."""
     gathered, held = 0, 0
-    end = tile
+    end = strip
     while end < count:
-        rows = tiles[end, _TILE_ROWS]
-        needs = rows if tiles[end, _TILE_X] == _GATHERED else 0
+        rows = strips[end, _ROWS] * strips[end, _TILES]
+        needs = rows if strips[end, _X] == _GATHERED else 0
         if gathered + needs > call[T.PANEL_ROWS] or held + rows > call[T.SCRATCH_ROWS]:
             break
-        tiles[end, _TILE_PANEL] = gathered
-        tiles[end, _TILE_SUMS] = held
+        strips[end, _PANEL] = gathered
+        strips[end, _SUMS] = held
         gathered += needs
         held += rows
         end += 1
@@ -131,10 +137,10 @@ def _take_group(tiles, tile, count, call):
 
 @helper
 def _run_chunk(
-    is_first, is_last, chunk, tiles, columns, x, x_start, w, w_start, bias, y, y_start,
+    is_first, is_last, chunk, strips, columns, x, x_start, w, w_start, bias, y, y_start,
     activation, call, phase, kernels, x_segments, w_segments, panel, panel_segments, sums,
 ):  # fmt: skip
-    """Add one chunk of the reduction to all tiles of a group: from the bias, or from the sums so far, into `sums`."""
+    """Add one chunk of the reduction to all strips of a group: from the bias, or from the sums so far, into `sums`."""
     base = phase[T.SEGMENT]
     segment, segment_end, run = base + chunk[T.CHUNK_SEGMENT], base + chunk[T.CHUNK_SEGMENT_END], chunk[T.CHUNK_RUN]
     low, high = columns[0, T.CHANNEL], columns[-1, T.CHANNEL_END]
@@ -142,10 +148,11 @@ def _run_chunk(
     panel_row = (chunk[T.CHUNK_TAP_END] - chunk[T.CHUNK_TAP]) * width
     for s in range(segment, segment_end):
         panel_segments[s] = (s - segment) * phase[T.SEGMENT_TAPS] * width
-    for t in range(tiles.shape[0]):
-        if tiles[t, _TILE_X] == _GATHERED:
+    for i in range(strips.shape[0]):
+        if strips[i, _X] == _GATHERED:
             fill_panel(
-                panel, tiles[t, _TILE_PANEL] * panel_row, x, x_start, tiles[t, _TILE_POSITION], tiles[t, _TILE_ROWS],
+                panel, strips[i, _PANEL] * panel_row, x, x_start, strips[i, _POSITION],
+                strips[i, _ROWS] * strips[i, _TILES],
                 chunk[T.CHUNK_TAP], chunk[T.CHUNK_TAP_END], low + chunk[T.CHUNK_CHANNEL], width, call, phase,
             )  # fmt: skip
     first_channel = columns[0, T.OUT_CHANNEL]
@@ -155,40 +162,42 @@ def _run_chunk(
     in_scratch = call[T.SCRATCH] == 1
     for j in range(columns.shape[0]):
         column = columns[j]
-        vectors, last, out_channel, w_k = column[T.VECTORS], column[T.LAST_COLUMNS], column[T.OUT_CHANNEL], column[T.WEIGHT_K]
+        vectors, last, out_channel = column[T.VECTORS], column[T.LAST_COLUMNS], column[T.OUT_CHANNEL]
+        w_k = column[T.WEIGHT_K]
         w_at = (
             w_start + phase[T.WEIGHT_START] + column[T.WEIGHT_OFFSET] * phase[T.WEIGHT_TERMS] + chunk[T.CHUNK_K] * w_k
         )
         w_taps = w_segments[vectors]
-        for t in range(tiles.shape[0]):
-            rows = tiles[t, _TILE_ROWS]
+        for i in range(strips.shape[0]):
+            rows, tiles, x_at, position = strips[i, _ROWS], strips[i, _TILES], strips[i, _X], strips[i, _POSITION]
+            panel_at = strips[i, _PANEL] * panel_row + column[T.CHANNEL] - low
             if in_scratch:
-                at, row = tiles[t, _TILE_SUMS] * held_row + out_channel - first_channel, held_row
+                at, row = strips[i, _SUMS] * held_row + out_channel - first_channel, held_row
             else:
-                at, row = tiles[t, _TILE_Y] + out_channel, y_row
+                at, row = strips[i, _Y] + out_channel, y_row
             init_at, init_row = (out_channel, 0) if is_first else (at, row)
-            if tiles[t, _TILE_X] != _GATHERED:
+            if x_at != _GATHERED:
                 run_tile(
-                    kernels[vectors, rows], x, tiles[t, _TILE_X] + (column[T.CHANNEL] + chunk[T.CHUNK_K]) * x_c, x_row, x_c,
-                    x_segments, w, w_at, w_k, w_taps, segment, segment_end, run, init, init_at, init_row, sums, at, row, last,
+                    kernels[vectors, rows], x, x_at + (column[T.CHANNEL] + chunk[T.CHUNK_K]) * x_c, x_row, x_c, x_segments,
+                    w, w_at, w_k, w_taps, segment, segment_end, run, init, init_at, init_row, sums, at, row, last, tiles,
                 )  # fmt: skip
             elif call[T.SKIP] == 0:
                 run_tile(
-                    kernels[vectors, rows], panel, tiles[t, _TILE_PANEL] * panel_row + column[T.CHANNEL] - low, panel_row, 1,
-                    panel_segments, w, w_at, w_k, w_taps, segment, segment_end, run, init, init_at, init_row, sums, at, row, last,
+                    kernels[vectors, rows], panel, panel_at, panel_row, 1, panel_segments,
+                    w, w_at, w_k, w_taps, segment, segment_end, run, init, init_at, init_row, sums, at, row, last, tiles,
                 )  # fmt: skip
             else:
                 _multiply_real_taps(
-                    kernels[vectors, 1], panel, tiles[t, _TILE_PANEL] * panel_row + column[T.CHANNEL] - low, panel_row, width,
-                    panel_segments, w, w_at - chunk[T.CHUNK_K] * w_k, w_taps, rows, init, init_at, init_row, sums, at, row,
-                    tiles[t, _TILE_POSITION], call, phase, chunk, column,
+                    kernels[vectors, 1], panel, panel_at, panel_row, width, panel_segments,
+                    w, w_at - chunk[T.CHUNK_K] * w_k, w_taps, rows * tiles, init, init_at, init_row, sums, at, row,
+                    position, call, phase, chunk, column,
                 )  # fmt: skip
             if is_last:
-                map_tile(activation, sums, at, rows, row, column[T.COLUMNS])
+                map_tile(activation, sums, at, rows * tiles, row, column[T.COLUMNS])
                 if in_scratch:
                     _store_rows(
-                        sums, at, row, rows, column[T.COLUMNS], y, y_start + out_channel * call[T.Y_STEP_C],
-                        tiles[t, _TILE_POSITION], call, phase,
+                        sums, at, row, rows * tiles, column[T.COLUMNS], y, y_start + out_channel * call[T.Y_STEP_C],
+                        position, call, phase,
                     )  # fmt: skip
 
 
@@ -197,7 +206,7 @@ def _multiply_real_taps(
     kernel, panel, panel_at, panel_row, width, panel_segments, w, w_at, w_taps, rows,
     init, init_at, init_row, sums, at, sums_row, position, call, phase, chunk, column,
 ):  # fmt: skip
-    """Run a gathered tile row by row, tap by tap, leaving out the taps that meet no data.
+    """Run a gathered strip row by row, tap by tap, leaving out the taps that meet no data.
 
     A transposed convolution has no padding: an infinite weight must not meet a zero that only fills the panel.
     """

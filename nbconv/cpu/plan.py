@@ -15,6 +15,7 @@ from ..geometry import PADDING_MODES, Axis, Geometry, Phase
 from ..runtime.microkernel import DENSE, DEPTHWISE, tile_kernel
 from ..runtime.target import lanes
 from . import tables as T
+from .strips import tile_rows
 from .tiles import blocking, max_rows, max_vectors
 from .weights import InPlace, Layout, Packed
 
@@ -125,7 +126,7 @@ class _Builder:
 
     def build(self) -> Plan:
         geometry = self.geometry
-        lengths: set[int] = set()
+        tile_sizes: set[int] = {1} if self.skip else set()
         phase_rows = []
         max_positions = 1
         for phase_h, phase_w in self.phases:
@@ -133,7 +134,7 @@ class _Builder:
             if self.in_place:
                 row[T.H_FIRST], row[T.H_END] = phase_h.axis.interior
                 row[T.W_FIRST], row[T.W_END] = phase_w.axis.interior
-            blocks, positions = self._blocks(row, phase_h, phase_w, lengths)
+            blocks, positions = self._blocks(row, phase_h, phase_w, tile_sizes)
             row[T.JOB_END] = blocks
             max_positions = max(max_positions, positions)
             phase_rows.append(row)
@@ -159,7 +160,7 @@ class _Builder:
             phases=np.array(phase_rows, np.int64).reshape(-1, T.PHASE_FIELDS),
             chunks=np.array(chunks, np.int64).reshape(-1, T.CHUNK_FIELDS),
             columns=np.array(self.layout.columns, np.int64).reshape(-1, T.COLUMN_FIELDS),
-            kernels=self._kernels(lengths),
+            kernels=self._kernels(tile_sizes),
             x_segments=np.array(x_segments or [0], np.int64),
             w_segments=np.array([row or [0] for row in w_segments], np.int64),
             jobs=job_end if self.layout.columns else 0,
@@ -236,7 +237,7 @@ class _Builder:
             add(tap, tap_end, 0, c)
         return max(tap_end - tap for tap, tap_end in cuts) * self.panel_channels
 
-    def _blocks(self, row: list[int], phase_h: Phase, phase_w: Phase, lengths: set[int]) -> tuple[int, int]:
+    def _blocks(self, row: list[int], phase_h: Phase, phase_w: Phase, tile_sizes: set[int]) -> tuple[int, int]:
         """Cut a phase's positions into lines and blocks; give the number of blocks and the most positions in one."""
         n, h, w = self.geometry.n, phase_h.axis, phase_w.axis
         lines, length = n * h.out, w.out
@@ -258,11 +259,12 @@ class _Builder:
             block = -(-(-(-length // pieces)) // self.rows) * self.rows
             pieces = -(-length // block)
             row[T.BLOCK], row[T.BLOCKS_PER_LINE], row[T.LINES_PER_BLOCK] = block, pieces, 1
-            lengths |= {block, length - (pieces - 1) * block}
+            for start in range(0, length, block):
+                tile_sizes |= self._tile_rows(row, start, min(start + block, length))
             return lines * pieces, block
         per_block = max(1, limit // length)
         row[T.BLOCK], row[T.BLOCKS_PER_LINE], row[T.LINES_PER_BLOCK] = length, 1, per_block
-        lengths.add(length)
+        tile_sizes |= self._tile_rows(row, 0, length)
         return -(-lines // per_block), per_block * length
 
     def _block_limit(self, w: Axis) -> int:
@@ -300,18 +302,22 @@ class _Builder:
         scratch_rows = max(self.rows, min(self.blocking.panel // self.held_columns, max_positions))
         call[T.SCRATCH_ROWS] = scratch_rows if self.scratch else max_positions
         call[T.SCRATCH_SIZE] = scratch_rows * self.held_columns if self.scratch else 1
-        call[T.MAX_TILES] = max_positions
+        call[T.MAX_STRIPS] = max_positions
+        call[T.WHOLE_TILES] = int(not self.depthwise)
         call[T.MAX_SEGMENTS] = max(1, segments)
         call[T.Y_STEP_N], call[T.Y_STEP_C] = memory.y_steps[0], memory.y_steps[3]
         return call
 
-    def _kernels(self, lengths: set[int]) -> np.ndarray:
-        """Compile the tile kernels that lines of these lengths use: those of the rows they are cut into, evenly."""
+    def _tile_rows(self, row: list[int], start: int, stop: int) -> set[int]:
+        sizes = tile_rows(start, stop, row[T.W_FIRST], row[T.W_END], self.rows, not self.depthwise)
+        # A strip that the panel or the scratch cuts short is full tiles still.
+        return sizes if self.in_place else {min(stop - start, self.rows), (stop - start) % self.rows} - {0}
+
+    def _kernels(self, tile_sizes: set[int]) -> np.ndarray:
+        """Compile the tile kernels that lines are cut into."""
         kernels = np.zeros((max_vectors() + 1, self.rows + 1), np.int64)
         kind = DEPTHWISE if self.depthwise else DENSE
-        for length in lengths:
-            tiles = -(-length // self.rows)
-            for rows in {length // tiles, -(-length // tiles)} | ({1} if self.skip else set()):
-                for vectors in {column[T.VECTORS] for column in self.layout.columns}:
-                    kernels[vectors, rows] = tile_kernel(self.memory.compute, kind, rows, vectors)
+        for rows in tile_sizes:
+            for vectors in {column[T.VECTORS] for column in self.layout.columns}:
+                kernels[vectors, rows] = tile_kernel(self.memory.compute, kind, rows, vectors)
         return kernels
