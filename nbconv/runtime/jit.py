@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import numba
-from numba import prange
+from numba import extending, prange
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
-from numba.extending import overload
 
 from . import cache
+from .linked import link_only
 
 __all__ = [
     "SAFE_MATH", "Twins", "callback", "compiler_lock", "helper", "overload", "prange", "pure", "serial", "serial_math",
@@ -29,7 +29,6 @@ compiler_lock = global_compiler_lock
 F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-_CALLED_FROM_COMPILED_CODE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def pure() -> bool:
@@ -43,7 +42,7 @@ def _compile(function: F, **options: Any) -> F:
     # What a closure holds is not in the source that the cache's key stands for.
     if function.__closure__ is None:
         cache.attach(compiled, f"{function.__module__}.{function.__qualname__}", options)
-    return compiled  # type: ignore[no-any-return]
+    return compiled
 
 
 def serial(function: F) -> F:
@@ -53,12 +52,17 @@ def serial(function: F) -> F:
 
 def helper(function: F) -> F:
     """Compile for one thread, to be called by compiled code only: cheaper to compile."""
-    return _compile(function, **_COMMON, **_CALLED_FROM_COMPILED_CODE)
+    return numba.njit(**_COMMON, **link_only())(function)
+
+
+def overload(plain: Callable[..., Any]) -> Callable[[F], F]:
+    """Say what compiled code runs where it calls `plain`: what the decorated function returns for given types."""
+    return extending.overload(plain, jit_options={"error_model": "numpy", **link_only()})
 
 
 def serial_math(function: F) -> F:
     """Compile a scalar function with the safe flags; it disappears into its caller, whose loop can then vectorise."""
-    return numba.njit(fastmath=set(SAFE_MATH), forceinline=True, **_COMMON)(function)  # type: ignore[no-any-return]
+    return numba.njit(fastmath=set(SAFE_MATH), forceinline=True, **_COMMON)(function)
 
 
 class Twins(Generic[F]):
