@@ -7,7 +7,7 @@ import numpy as np
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
 from ..runtime import threads
-from ..runtime.jit import prange, serial, twins
+from ..runtime.jit import helper, prange, serial, twins
 from ..runtime.microkernel import DEPTHWISE, run_tile, tile_kernel
 from ..runtime.target import lanes
 from .loops import store_numbers
@@ -73,7 +73,7 @@ def _sum_parts(part, part_end, workers, sums, y, y_start, numbers, kernels, pane
         _sum_part(here, sums, y, y_start, numbers, kernels, panel_size, width)
 
 
-@serial
+@helper
 def _sum_part(part, sums, y, y_start, numbers, kernels, panel_size, width):
     channels, pieces, length, together = numbers[_CHANNELS], numbers[_PIECES], numbers[_LENGTH], numbers[_TOGETHER]
     columns = channels * together
@@ -99,7 +99,7 @@ def _sum_part(part, sums, y, y_start, numbers, kernels, panel_size, width):
             sums[part, c] += rows[i * channels + c]
 
 
-@serial
+@helper
 def _sum_rows(rows, y, at, step, count, columns, together, kernels, ones, nowhere, width):
     """Add `count` positions: position i to row (i // together) % _ROWS, and those that are left over to the first."""
     step *= together

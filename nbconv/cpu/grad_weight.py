@@ -19,7 +19,7 @@ import numpy as np
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
 from ..runtime import threads
-from ..runtime.jit import prange, serial, twins
+from ..runtime.jit import helper, prange, twins
 from ..runtime.memory import zero_run
 from ..runtime.microkernel import run_tile
 from . import grad_tables as G
@@ -86,7 +86,7 @@ def _add_parts(block, block_end, workers, grad, grad_start, parts, call, blocks)
         _store_block(grad, grad_start, parts, blocks[here, G.BLOCK_OFFSET], blocks[here], call)
 
 
-@serial
+@helper
 def _run_jobs(
     job, job_end, grad, grad_start, parts, wide, wide_start, narrow, narrow_start,
     call, segments, blocks, kernels, max_rows,
@@ -114,7 +114,7 @@ def _run_jobs(
             _store_block(grad, grad_start, sums, at, block, call)
 
 
-@serial
+@helper
 def _add_chunk(
     chunk, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels, max_rows,
     wide_panel, narrow_panel, wide_lines, narrow_lines,
@@ -188,7 +188,7 @@ def _add_chunk(
                 )  # fmt: skip
 
 
-@serial
+@helper
 def _gather_span(panel, at, wide, start, pixel, span, width, call):
     """Copy `span` pixels of a line into the panel, the padding rule applied, half types widened."""
     for i in range(span):
@@ -201,7 +201,7 @@ def _gather_span(panel, at, wide, start, pixel, span, width, call):
             )  # fmt: skip
 
 
-@serial
+@helper
 def _add_segment(
     segment, block, sums, sums_at, wide, wide_at, wide_w, wide_lines, narrow, narrow_at, narrow_w, narrow_lines,
     count, run, call, kernels, max_rows,
@@ -232,7 +232,7 @@ def _add_segment(
         )  # fmt: skip
 
 
-@serial
+@helper
 def _add_tiles(
     sums, at, sums_row, rows, columns, a, a_at, a_row, a_k, a_lines, b, b_at, b_k, b_lines, count, run,
     call, kernels, max_rows,
@@ -256,7 +256,7 @@ def _add_tiles(
             )  # fmt: skip
 
 
-@serial
+@helper
 def _store_block(grad, grad_start, sums, at, block, call):
     """Write a block's sums, its parts added in order, where the weight's strides have them."""
     c_wide, terms = call[G.C_WIDE], block[G.BLOCK_TERM_END] - block[G.BLOCK_TERM]

@@ -9,9 +9,9 @@ import numpy as np
 from llvmlite import ir
 from numba import carray, types
 from numba.core import errors
-from numba.extending import intrinsic
 
-from .jit import callback, compiler_lock, overload, pure, serial_math
+from .jit import callback, compiler_lock, emitted, pure, serial_math
+from .memory import element_pointer
 
 __all__ = ["NOTHING", "elementwise", "map_tile"]
 
@@ -72,21 +72,13 @@ def _compile(function: Callable[[Any], Any], dtype: np.dtype, name: str | None) 
     return int(compiled.address), compiled
 
 
-@overload(map_tile)
-def _map_tile(address, array, start, rows, row_step, columns):
-    def call(address, array, start, rows, row_step, columns):
-        if address != NOTHING:
-            _call_address(address, array.ctypes.data + array.itemsize * start, rows, row_step, columns)
-
-    return call
-
-
-@intrinsic
-def _call_address(typing_context, address, pointer, rows, row_step, columns):
-    def codegen(context, builder, signature, args):
-        function_type = ir.FunctionType(ir.VoidType(), [_I64.as_pointer(), _I64, _I64, _I64])
-        callee = builder.inttoptr(args[0], function_type.as_pointer())
-        builder.call(callee, [builder.inttoptr(args[1], _I64.as_pointer()), *args[2:]])
+@emitted(map_tile)
+def _map_tile(typing_context, address, array, start, rows, row_step, columns):
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        with builder.if_then(builder.icmp_signed("!=", args[0], args[0].type(NOTHING))):
+            first = element_pointer(context, builder, signature.args[1], args[1], args[2])
+            function_type = ir.FunctionType(ir.VoidType(), [first.type, _I64, _I64, _I64])
+            builder.call(builder.inttoptr(args[0], function_type.as_pointer()), [first, *args[3:]])
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 5), codegen
+    return types.void(types.intp, array, *[types.intp] * 4), codegen

@@ -10,14 +10,26 @@ from typing import Any, Generic, TypeVar
 
 import numba
 from numba import extending, prange
+from numba.core import types
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.typing import templates
 
 from . import cache
 from .linked import link_only
 
 __all__ = [
-    "SAFE_MATH", "Twins", "callback", "compiler_lock", "helper", "overload", "prange", "pure", "serial", "serial_math",
+    "SAFE_MATH",
+    "Twins",
+    "callback",
+    "compiler_lock",
+    "emitted",
+    "helper",
+    "overload",
+    "prange",
+    "pure",
+    "serial",
+    "serial_math",
     "twins",
 ]  # fmt: skip
 
@@ -58,6 +70,21 @@ def helper(function: F) -> F:
 def overload(plain: Callable[..., Any]) -> Callable[[F], F]:
     """Say what compiled code runs where it calls `plain`: what the decorated function returns for given types."""
     return extending.overload(plain, jit_options={"error_model": "numpy", **link_only()})
+
+
+def emitted(plain: Callable[..., Any]) -> Callable[[F], F]:
+    """Say what LLVM code stands where compiled code calls `plain`: the decorated function is as one of `intrinsic`.
+
+    Nothing is compiled around it, as there would be with `overload`.
+    """
+
+    def register(define: F) -> F:
+        template = templates.make_intrinsic_template(plain, define, plain.__name__)
+        templates.infer(template)
+        templates.infer_global(plain, types.Function(template))
+        return define
+
+    return register
 
 
 def serial_math(function: F) -> F:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from .jit import overload
+from .jit import emitted
 
-__all__ = ["copy_run", "zero_run"]
+__all__ = ["copy_run", "element_pointer", "zero_run"]
 
 
 def copy_run(to: np.ndarray, at: int, source: np.ndarray, start: int, count: int) -> None:
@@ -25,37 +23,32 @@ def zero_run(to: np.ndarray, at: int, count: int) -> None:
     to[at : at + count] = 0
 
 
-@overload(copy_run)
-def _copy_run(to, at, source, start, count):
-    def copy(to, at, source, start, count):
-        size = to.itemsize
-        _memcpy(to.ctypes.data + size * at, source.ctypes.data + size * start, size * count)
-
-    return copy
+def element_pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """Emit the address of one element of a flat array."""
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
 
 
-@overload(zero_run)
-def _zero_run(to, at, count):
-    def zero(to, at, count):
-        _memset(to.ctypes.data + to.itemsize * at, to.itemsize * count)
-
-    return zero
-
-
-@intrinsic
-def _memcpy(typing_context, to, source, size):
+@emitted(copy_run)
+def _copy_run(typing_context, to, at, source, start, count):
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        to, source = (builder.inttoptr(address, cgutils.voidptr_t) for address in args[:2])
-        cgutils.raw_memcpy(builder, to, source, args[2], 1)
+        first = element_pointer(context, builder, signature.args[0], args[0], args[1])
+        cgutils.raw_memcpy(builder, first, element_pointer(context, builder, signature.args[2], args[2], args[3]),
+                           args[4], _item_size(context, to))  # fmt: skip
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.intp), codegen
+    return types.void(to, types.intp, source, types.intp, types.intp), codegen
 
 
-@intrinsic
-def _memset(typing_context, to, size):
+@emitted(zero_run)
+def _zero_run(typing_context, to, at, count):
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        cgutils.memset(builder, builder.inttoptr(args[0], cgutils.voidptr_t), args[1], 0)
+        first = element_pointer(context, builder, signature.args[0], args[0], args[1])
+        size = builder.mul(args[2], args[2].type(_item_size(context, to)))
+        cgutils.memset(builder, builder.bitcast(first, cgutils.voidptr_t), size, 0)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp), codegen
+    return types.void(to, types.intp, types.intp), codegen
+
+
+def _item_size(context: Any, array_type: Any) -> int:
+    return int(context.get_abi_sizeof(context.get_data_type(array_type.dtype)))
