@@ -84,7 +84,7 @@ def repeat_multiply_add(sums: npt.NDArray[Any], factor: Any, term: Any, rounds: 
 
 
 @overload(repeat_multiply_add)
-def _repeat_multiply_add(sums, factor, term, rounds):  # type: ignore[no-untyped-def]
+def _repeat_multiply_add(sums, factor, term, rounds):
     dtype = np.dtype(sums.dtype.name)
     spin = _spin_intrinsic(dtype, host_target().registers - _OPERANDS)
     return lambda sums, factor, term, rounds: spin(sums.ctypes.data, factor, term, rounds)
@@ -96,7 +96,7 @@ def _spin_intrinsic(dtype: np.dtype[Any], registers: int) -> Any:
     vector = ir.VectorType(scalar, width)
 
     @intrinsic
-    def spin(typing_context, address, factor, term, rounds):  # type: ignore[no-untyped-def]
+    def spin(typing_context, address, factor, term, rounds):
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             start, end = builder.inttoptr(args[0], scalar.as_pointer()), args[3]
             multiply_add = cgutils.get_or_insert_function(
