@@ -36,6 +36,7 @@ _HOMES = {
     "num_threads": "runtime.threads",
     "set_num_threads": "runtime.threads",
     "threading_info": "runtime.threads",
+    "warmup": "warming",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -78,3 +79,4 @@ if TYPE_CHECKING:
     from .runtime.threads import threading_info as threading_info
     from .time_floor import Roofline as Roofline
     from .time_floor import roofline as roofline
+    from .warming import warmup as warmup

@@ -15,7 +15,12 @@ from nbconv import __version__
 __all__ = ["main"]
 
 # Imported inside `main`, which knows what to do with a Ctrl-C in the meantime.
-COMMANDS = {"upscale": "nbconv.examples.upscale", "count": "nbconv.count_command", "info": "nbconv.info_command"}
+COMMANDS = {
+    "upscale": "nbconv.examples.upscale",
+    "count": "nbconv.count_command",
+    "info": "nbconv.info_command",
+    "warmup": "nbconv.warmup_command",
+}
 USAGE_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 

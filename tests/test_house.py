@@ -38,6 +38,7 @@ FLOORS = [
     ("conventions", 5),
     ("counting", 5),
     ("time_floor", 5),
+    ("warming", 5),
     ("*_command", ROOF),
     ("examples*", ROOF),
     ("__init__", ROOF),

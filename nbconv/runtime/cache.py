@@ -47,8 +47,9 @@ _HOOKED = all(hasattr(compiler.CompileResult, name) for name in ("_reduce", "_re
     rtsys, "initialize"
 )
 
-hits: list[str] = []
-misses: list[str] = []
+_loaded: list[str] = []
+_compiled: list[str] = []
+_kept: list[str] = []
 
 
 def _sources() -> list[Path]:
@@ -122,7 +123,7 @@ def cache_info() -> dict[str, Any]:
         state = "off" if _HOOKED else "off: this Numba has no hook for it"
     else:
         state = str(path) if os.access(path, os.W_OK) else f"{path} (read-only)"
-    return {"cache": state, "loaded": len(hits), "compiled": len(misses)}
+    return {"cache": state, "loaded": len(_loaded), "compiled": len(_compiled), "kept": len(_kept)}
 
 
 def attach(compiled: Any, name: str, options: dict[str, Any]) -> None:
@@ -164,7 +165,7 @@ class _Cache:
             result = None if path is None else _load(path, target_context)
         except Exception:  # whatever lies in a broken file, it must not reach the user
             result = None
-        (misses if result is None else hits).append(self._name)
+        (_compiled if result is None else _loaded).append(self._name)
         return result
 
     def save_overload(self, signature: Any, result: Any) -> None:
@@ -175,6 +176,7 @@ class _Cache:
                 path = self._path(signature, result.target_context)
                 if path is not None:
                     _save(path, dumps(result._reduce()))
+                    _kept.append(self._name)
 
 
 def _load(path: Path, target_context: Any) -> Any:

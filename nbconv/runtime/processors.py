@@ -31,6 +31,7 @@ def _quotas(root: Path) -> Iterator[float]:
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
+        names: tuple[str, ...]
         if not controllers:
             top, names = "sys/fs/cgroup", ("cpu.max",)
         elif "cpu" in controllers.split(","):

@@ -1,0 +1,131 @@
+"""Compiling ahead: what inference needs, so that no user waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import compute_dtype
+from .functional import ACTIVATIONS
+
+__all__ = ["DTYPES", "warmup"]
+
+DTYPES = ("float32", "float64", "float16")
+_OPS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d")
+
+Step = tuple[str, Callable[[], Any]]
+
+
+def warmup(
+    dtypes: Sequence[npt.DTypeLike] = DTYPES,
+    *,
+    gradients: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> dict[str, Any]:
+    """Compile what convolutions need, or load it from the cache on disk, and leave it there for other processes.
+
+    Parameters
+    ----------
+    dtypes : sequence of dtype
+        Types of the arrays to come. bfloat16 shares all code with float16.
+    gradients : bool
+        Compile the gradients of the four convolutions too.
+    progress : callable, optional
+        Called as ``progress(done, total, what)`` before each step, and once at the end.
+
+    Returns
+    -------
+    dict
+        ``cache``: the folder, or why there is none. ``loaded``, ``compiled``, ``kept``: how many pieces of code this
+        process has taken from it, compiled, and put there so far.
+
+    Raises
+    ------
+    TypeError
+        For a dtype that nbconv does not compute.
+
+    Examples
+    --------
+    >>> import nbconv
+    >>> report = nbconv.warmup([])
+    >>> sorted(report)
+    ['cache', 'compiled', 'kept', 'loaded']
+    """
+    types = [_dtype(dtype) for dtype in dtypes]
+    from .runtime.cache import cache_info
+
+    steps = list(dict(step for dtype in types for step in _steps(dtype, gradients)).items())
+    for i, (what, step) in enumerate(steps):
+        if progress is not None:
+            progress(i, len(steps), what)
+        step()
+    if progress is not None:
+        progress(len(steps), len(steps), "done")
+    return cache_info()
+
+
+def _dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        return np.dtype(np.float16)
+    dtype = np.dtype(dtype)
+    if dtype.name == "bfloat16":
+        return np.dtype(np.float16)
+    if dtype.name not in DTYPES:
+        raise TypeError(f"warmup: dtype must be one of {', '.join(DTYPES)} and bfloat16; got {dtype}")
+    return dtype
+
+
+def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
+    """Name every step and what does it; of two steps with one name, one is enough."""
+    from .cpu.backend import activation_address
+    from .cpu.tiles import max_rows, max_vectors
+    from .runtime.microkernel import DENSE, DEPTHWISE, tile_kernel
+
+    compute = compute_dtype(dtype)
+    yield f"{dtype} loops", lambda: _convolve(dtype, 64, threads=1)
+    yield f"{dtype} loops, threads", lambda: _convolve(dtype, 4096, threads=2)
+    yield f"{dtype} columns", lambda: _columns(dtype)
+    for kind, name in ((DENSE, "tile"), (DEPTHWISE, "depthwise tile")):
+        for vectors in range(1, max_vectors() + 1):
+            for rows in range(1, max_rows(vectors, kind == DEPTHWISE) + 1):
+                yield (
+                    f"{compute} {name} {rows}x{vectors}",
+                    lambda kind=kind, rows=rows, vectors=vectors: tile_kernel(compute, kind, rows, vectors),
+                )
+    for activation, parameter in ACTIVATIONS.items():
+        yield f"{compute} {activation}", lambda call=(activation, parameter): activation_address(call, compute)
+    if gradients:
+        yield f"{dtype} gradients", lambda: _differentiate(dtype, 64, threads=1)
+        yield f"{dtype} gradients, threads", lambda: _differentiate(dtype, 4096, threads=2)
+
+
+def _convolve(dtype: np.dtype[Any], length: int, threads: int) -> None:
+    from . import functional
+    from .runtime.threads import num_threads
+
+    x, weight = np.zeros((1, length, 32), dtype), np.zeros((128, 32, 3), dtype)
+    with num_threads(threads):
+        functional.conv1d(x, weight)
+
+
+def _columns(dtype: np.dtype[Any]) -> None:
+    from .columns import col2im, im2col
+
+    col2im(im2col(np.zeros((8, 2), dtype), 3), 8, 3)
+
+
+def _differentiate(dtype: np.dtype[Any], length: int, threads: int) -> None:
+    from . import backward
+    from .runtime.threads import num_threads
+
+    with num_threads(threads):
+        for op in _OPS:
+            ndim, transposed = int(op[-2]), "transpose" in op
+            sizes = (length,) if ndim == 1 else (8, length // 8)
+            x = np.zeros((1, *sizes, 32), dtype)
+            weight = np.zeros((32, 64, *(3,) * ndim) if transposed else (64, 32, *(3,) * ndim), dtype)
+            out = (size + 2 if transposed else size - 2 for size in sizes)
+            getattr(backward, f"{op}_backward")(np.zeros((1, *out, 64), dtype), x, weight)
