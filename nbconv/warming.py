@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def warmup(
     -------
     dict
         ``cache``: the folder, or why there is none. ``loaded``, ``compiled``, ``kept``: how many pieces of code this
-        process has taken from it, compiled, and put there so far.
+        process has taken from it, compiled, and put there so far. ``problem``: why the last one could not be kept.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def warmup(
     >>> import nbconv
     >>> report = nbconv.warmup([])
     >>> sorted(report)
-    ['cache', 'compiled', 'kept', 'loaded']
+    ['cache', 'compiled', 'kept', 'loaded', 'problem']
     """
     types = [_dtype(dtype) for dtype in dtypes]
     from .runtime.cache import cache_info
@@ -85,21 +86,18 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     from .runtime.microkernel import DENSE, DEPTHWISE, tile_kernel
 
     compute = compute_dtype(dtype)
-    yield f"{dtype} loops", lambda: _convolve(dtype, 64, threads=1)
-    yield f"{dtype} loops, threads", lambda: _convolve(dtype, 4096, threads=2)
-    yield f"{dtype} columns", lambda: _columns(dtype)
+    yield f"{dtype} loops", partial(_convolve, dtype, 64, threads=1)
+    yield f"{dtype} loops, threads", partial(_convolve, dtype, 4096, threads=2)
+    yield f"{dtype} columns", partial(_columns, dtype)
     for kind, name in ((DENSE, "tile"), (DEPTHWISE, "depthwise tile")):
         for vectors in range(1, max_vectors() + 1):
             for rows in range(1, max_rows(vectors, kind == DEPTHWISE) + 1):
-                yield (
-                    f"{compute} {name} {rows}x{vectors}",
-                    lambda kind=kind, rows=rows, vectors=vectors: tile_kernel(compute, kind, rows, vectors),
-                )
+                yield f"{compute} {name} {rows}x{vectors}", partial(tile_kernel, compute, kind, rows, vectors)
     for activation, parameter in ACTIVATIONS.items():
-        yield f"{compute} {activation}", lambda call=(activation, parameter): activation_address(call, compute)
+        yield f"{compute} {activation}", partial(activation_address, (activation, parameter), compute)
     if gradients:
-        yield f"{dtype} gradients", lambda: _differentiate(dtype, 64, threads=1)
-        yield f"{dtype} gradients, threads", lambda: _differentiate(dtype, 4096, threads=2)
+        yield f"{dtype} gradients", partial(_differentiate, dtype, 64, threads=1)
+        yield f"{dtype} gradients, threads", partial(_differentiate, dtype, 4096, threads=2)
 
 
 def _convolve(dtype: np.dtype[Any], length: int, threads: int) -> None:

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     print(f"{report['loaded']} loaded, {report['compiled']} compiled in {seconds:.1f} s; cache: {report['cache']}")
     lost = report["compiled"] - report["kept"]
-    return _fail(f"{lost} compiled, not kept: set NBCONV_CACHE_DIR to a folder that can be written") if lost else 0
+    why = report["problem"] or "set NBCONV_CACHE_DIR to a folder that can be written"
+    return _fail(f"{lost} compiled, but not kept: {why}") if lost else 0
 
 
 def show_progress(done: int, total: int, what: str) -> None:

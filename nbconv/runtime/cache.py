@@ -50,6 +50,7 @@ _HOOKED = all(hasattr(compiler.CompileResult, name) for name in ("_reduce", "_re
 _loaded: list[str] = []
 _compiled: list[str] = []
 _kept: list[str] = []
+_problems: list[str] = []
 
 
 def _sources() -> list[Path]:
@@ -123,7 +124,13 @@ def cache_info() -> dict[str, Any]:
         state = "off" if _HOOKED else "off: this Numba has no hook for it"
     else:
         state = str(path) if os.access(path, os.W_OK) else f"{path} (read-only)"
-    return {"cache": state, "loaded": len(_loaded), "compiled": len(_compiled), "kept": len(_kept)}
+    return {
+        "cache": state,
+        "loaded": len(_loaded),
+        "compiled": len(_compiled),
+        "kept": len(_kept),
+        "problem": _problems[-1] if _problems else None,
+    }
 
 
 def attach(compiled: Any, name: str, options: dict[str, Any]) -> None:
@@ -170,13 +177,17 @@ class _Cache:
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keep a compiled function, if it can be kept."""
-        # Code that holds addresses of this process, and code of sources that are no longer those on disk, stays here.
-        with contextlib.suppress(Exception):
-            if not result.library.has_dynamic_globals and _fingerprint() == _imported:
-                path = self._path(signature, result.target_context)
-                if path is not None:
-                    _save(path, dumps(result._reduce()))
-                    _kept.append(self._name)
+        try:
+            if result.library.has_dynamic_globals:
+                raise ValueError(f"{self._name} holds addresses of this process")
+            if _fingerprint() != _imported:
+                raise ValueError("the sources of nbconv changed after they were imported")
+            path = self._path(signature, result.target_context)
+            if path is not None:
+                _save(path, dumps(result._reduce()))
+                _kept.append(self._name)
+        except Exception as error:
+            _problems.append(str(error))
 
 
 def _load(path: Path, target_context: Any) -> Any:
