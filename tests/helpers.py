@@ -102,18 +102,18 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
 # ---- comparisons ---------------------------------------------------------------------------------------------------
 
 
-def assert_equal(actual: Array, expected: Array) -> None:
-    """Compare shape, dtype (the actual one's) and every number with ==; NaN equals NaN."""
-    assert actual.shape == expected.shape
-    np.testing.assert_array_equal(widen(actual), widen(expected.astype(actual.dtype)))
+def assert_equal(actual: Array, expected: Array, note: str = "") -> None:
+    """Compare the shape and every number, rounded to the actual dtype, with ==; NaN equals NaN."""
+    assert actual.shape == expected.shape, note
+    np.testing.assert_array_equal(widen(actual), widen(expected.astype(actual.dtype)), note)
 
 
-def assert_close(actual: Array, expected: Array, tolerance: float) -> None:
-    """Compare with the float64 result: `tolerance` for the sums, half a unit in the last place for storing them."""
-    assert actual.shape == expected.shape
+def assert_close(actual: Array, expected: Array, tolerance: float, note: str = "") -> None:
+    """Compare with the float64 result: `tolerance` for the sums, one unit in the last place for storing them."""
+    assert actual.shape == expected.shape, note
     store = np.abs(expected) * epsilon(actual.dtype)
     error = np.abs(widen(actual) - expected)
-    assert (error <= tolerance + store).all(), f"error {error.max()}, allowed {tolerance}"
+    assert (error <= tolerance + store).all(), f"{note}: error {error.max()}, allowed {tolerance}"
 
 
 def sum_tolerance(case: Case, x: Array, weight: Array, bias: Array | None = None) -> float:

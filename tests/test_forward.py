@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numba.core.dispatcher import Dispatcher
 
 import nbconv
 from tests.cases import CASES, Case, small_perf_cases
@@ -54,26 +57,25 @@ def test_whole_numbers_are_exact(case: Case, dtype: np.dtype[Any], algorithm: st
     assert_equal(y, expected_of(case, x, weight, bias))
 
 
-@with_algorithms
 @with_dtypes
 @pytest.mark.parametrize("case", ALL)
-def test_real_numbers_are_close(case: Case, dtype: np.dtype[Any], algorithm: str) -> None:
+def test_real_numbers_are_close(case: Case, dtype: np.dtype[Any]) -> None:
     x, weight, bias = arrays_of(case, dtype, real_numbers)
-    y = run(case, x, weight, bias, algorithm=algorithm)
-    assert_close(y, expected_of(case, x, weight, bias), sum_tolerance(case, x, weight, bias))
+    expected, tolerance = expected_of(case, x, weight, bias), sum_tolerance(case, x, weight, bias)
+    for algorithm in ALGORITHMS:
+        assert_close(run(case, x, weight, bias, algorithm=algorithm), expected, tolerance, algorithm)
 
 
-@with_algorithms
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", ALL)
-def test_nothing_is_written_around_out(case: Case, dtype: str, algorithm: str) -> None:
+def test_nothing_is_written_around_out(case: Case, dtype: str) -> None:
     x, weight, bias = arrays_of(case, DTYPES[dtype])
     expected = expected_of(case, x, weight, bias)
-    buffer, out = guarded(expected.shape, DTYPES[dtype])
-    y = run(case, x, weight, bias, out=out, algorithm=algorithm)
-    assert y is out
-    assert_equal(out, expected)
-    assert_guard_intact(buffer, out)
+    for algorithm in ALGORITHMS:
+        buffer, out = guarded(expected.shape, DTYPES[dtype])
+        assert run(case, x, weight, bias, out=out, algorithm=algorithm) is out
+        assert_equal(out, expected, algorithm)
+        assert_guard_intact(buffer, out)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -101,38 +103,38 @@ def with_specials(array: Array, values: tuple[float, ...]) -> Array:
 NOT_EMPTY = case_params([case for case in CASES if 0 not in case.x_shape + case.weight_shape])
 
 
-@with_algorithms
 @pytest.mark.parametrize("values", [(np.nan,), (np.inf, -np.inf)], ids=["nan", "inf"])
 @pytest.mark.parametrize("case", NOT_EMPTY)
-def test_nan_and_inf_in_x_go_where_the_definition_sends_them(
-    case: Case, values: tuple[float, ...], algorithm: str
-) -> None:
+def test_nan_and_inf_in_x_go_where_the_definition_sends_them(case: Case, values: tuple[float, ...]) -> None:
     x, weight, bias = arrays_of(case)
     x = with_specials(x, values)
-    assert_equal(run(case, x, weight, bias, algorithm=algorithm), expected_of(case, x, weight, bias))
+    expected = expected_of(case, x, weight, bias)
+    for algorithm in ALGORITHMS:
+        assert_equal(run(case, x, weight, bias, algorithm=algorithm), expected, algorithm)
 
 
-@with_algorithms
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 @pytest.mark.parametrize("case", NOT_EMPTY)
-def test_nan_and_inf_in_weight_go_where_the_definition_sends_them(case: Case, value: float, algorithm: str) -> None:
+def test_nan_and_inf_in_weight_go_where_the_definition_sends_them(case: Case, value: float) -> None:
     """A padded zero takes part: zero times infinity is NaN. A transposed sum has no padding, so no such NaN."""
     x, weight, bias = arrays_of(case)
     weight = with_specials(weight, (value,))
-    assert_equal(run(case, x, weight, bias, algorithm=algorithm), expected_of(case, x, weight, bias))
+    expected = expected_of(case, x, weight, bias)
+    for algorithm in ALGORITHMS:
+        assert_equal(run(case, x, weight, bias, algorithm=algorithm), expected, algorithm)
 
 
 # ---- the arrays that users hold ------------------------------------------------------------------------------------
 
 
-@with_algorithms
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", SMOKE)
-def test_any_layout_of_the_inputs(case: Case, layout: str, algorithm: str) -> None:
+def test_any_layout_of_the_inputs(case: Case, layout: str) -> None:
     arrays = arrays_of(case)
     expected = expected_of(case, *arrays)
     x, weight, bias = (None if a is None else LAYOUTS[layout](a) for a in arrays)
-    assert_equal(run(case, x, weight, bias, algorithm=algorithm), expected)
+    for algorithm in ALGORITHMS:
+        assert_equal(run(case, x, weight, bias, algorithm=algorithm), expected, algorithm)
     for array, untouched in zip((x, weight, bias), arrays, strict=True):
         np.testing.assert_array_equal(array, untouched)
 
@@ -192,18 +194,35 @@ def test_offsets_beyond_32_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(y[0, :, 0], [x[25, 0] + 2 * x[far // 2 + 50, 0]])
 
 
+def compiled_variants() -> int:
+    """Count the specialisations of every compiled function in the process."""
+    return sum(len(found.signatures) for found in gc.get_objects() if isinstance(found, Dispatcher))
+
+
+@pytest.mark.skipif(bool(os.environ.get("NUMBA_DISABLE_JIT")), reason="counts what Numba compiles")
+def test_layouts_cost_no_compilation() -> None:
+    x, weight, bias = (whole_numbers(rng_for(i), shape) for i, shape in enumerate([(2, 9, 5), (4, 5, 3), (4,)]))
+    nbconv.conv1d(x, weight, bias)
+    nbconv.conv1d(x, LAYOUTS["spaced"](weight), bias)
+    before = compiled_variants()
+    assert before > 0
+    for layout in LAYOUTS.values():
+        nbconv.conv1d(layout(x), layout(weight), layout(bias))
+    assert compiled_variants() == before
+
+
 # ---- out= ----------------------------------------------------------------------------------------------------------
 
 
-@with_algorithms
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout not in ("readonly", "big-endian")])
 @pytest.mark.parametrize("case", SMOKE)
-def test_any_layout_of_out(case: Case, layout: str, algorithm: str) -> None:
+def test_any_layout_of_out(case: Case, layout: str) -> None:
     x, weight, bias = arrays_of(case)
     expected = expected_of(case, x, weight, bias)
-    out = LAYOUTS[layout](np.full(expected.shape, np.nan, np.float32))
-    assert run(case, x, weight, bias, out=out, algorithm=algorithm) is out
-    assert_equal(out, expected)
+    for algorithm in ALGORITHMS:
+        out = LAYOUTS[layout](np.full(expected.shape, np.nan, np.float32))
+        assert run(case, x, weight, bias, out=out, algorithm=algorithm) is out
+        assert_equal(out, expected, algorithm)
 
 
 @pytest.mark.parametrize("op", ["conv1d", "conv_transpose1d"])
@@ -221,9 +240,10 @@ def test_out_may_lie_between_the_inputs(op: str) -> None:
 # ---- activations ---------------------------------------------------------------------------------------------------
 
 
-@with_algorithms
 @pytest.mark.parametrize("case", ALL)
-def test_relu_of_every_output(case: Case, algorithm: str) -> None:
+def test_relu_of_every_output(case: Case) -> None:
     x, weight, bias = arrays_of(case)
-    y = run(case, x, weight, bias, algorithm=algorithm, activation="relu")
-    assert_equal(y, np.maximum(expected_of(case, x, weight, bias), 0))
+    expected = np.maximum(expected_of(case, x, weight, bias), 0)
+    for algorithm in ALGORITHMS:
+        y = run(case, x, weight, bias, algorithm=algorithm, activation="relu")
+        assert_equal(y, expected, algorithm)
