@@ -13,7 +13,7 @@ from ..runtime.jit import helper, overload
 from ..runtime.memory import copy_run, zero_run
 from . import tables as T
 
-__all__ = ["copy_numbers", "fill_panel", "source_position"]
+__all__ = ["copy_numbers", "fill_panel", "read_number", "source_position"]
 
 _ZEROS, _REFLECT, _REPLICATE, _CIRCULAR = (PADDING_MODES.index(m) for m in ("zeros", "reflect", "replicate", "circular"))
 
@@ -32,15 +32,25 @@ def source_position(position, size, mode):
     return -1
 
 
+def read_number(source, i, half):
+    """Read one number in the compute type, widening half types."""
+    if half == T.FLOAT16:
+        return float16_to_float(source[i])
+    return bfloat16_to_float(source[i]) if half == T.BFLOAT16 else source[i]
+
+
+@overload(read_number)
+def _read_number(source, i, half):
+    def read_word(source, i, half):
+        return float16_to_float(source[i]) if half == T.FLOAT16 else bfloat16_to_float(source[i])
+
+    return read_word if source.dtype.bitwidth == 16 else lambda source, i, half: source[i]
+
+
 def copy_numbers(to, at, source, start, step, count, half):
     """Copy `count` numbers into the compute type, widening half types."""
     for i in range(count):
-        value = source[start + i * step]
-        if half == T.FLOAT16:
-            value = float16_to_float(value)
-        elif half == T.BFLOAT16:
-            value = bfloat16_to_float(value)
-        to[at + i] = value
+        to[at + i] = read_number(source, start + i * step, half)
 
 
 @overload(copy_numbers)

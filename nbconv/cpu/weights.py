@@ -14,13 +14,17 @@ from functools import lru_cache
 import numpy as np
 
 from ..geometry import ConvSpec, Phase, axis_phases, bind
-from ..runtime.jit import serial
+from ..runtime.jit import helper, serial
+from ..runtime.memory import zero_run
 from ..runtime.target import lanes
 from . import tables as T
-from .panels import copy_numbers
+from .panels import copy_numbers, read_number
 from .tiles import max_rows, max_vectors, split_columns
 
 __all__ = ["InPlace", "Layout", "Packed", "pack", "packed_layout", "readable_in_place"]
+
+
+_BLOCK = 1 << 15  # packed numbers that are filled together: with their sources, a quarter of L2
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,36 +158,65 @@ def pack(layout: Packed, spec: ConvSpec, weight: np.ndarray, steps: tuple[int, .
     c_group, o_group = _channels(spec, weight_shape)
     packed = np.empty(layout.size, dtype)
     columns = np.array(layout.columns, np.int64).reshape(-1, T.COLUMN_FIELDS)
-    offsets = np.array(
-        [sum(i * s for i, s in zip(tap, steps[2:], strict=True)) for tap in np.ndindex(*weight_shape[2:])], np.int64
-    )
-    first_step, second_step = steps[:2]
-    for phase_start, taps in zip(layout.phase_starts, layout.taps, strict=True):
-        tap_offsets = offsets[np.array(taps, np.int64)]
-        _pack_phase(
-            packed, phase_start, weight, start, tap_offsets, columns, c_group, o_group, first_step, second_step,
-            spec.transposed, lanes(dtype), half,
-        )  # fmt: skip
+    offsets = [sum(i * s for i, s in zip(tap, steps[2:], strict=True)) for tap in np.ndindex(*weight_shape[2:])]
+    taps = np.array([offsets[tap] for phase in layout.taps for tap in phase], np.int64)
+    tap_ends = np.cumsum([len(phase) for phase in layout.taps])
+    _pack(
+        packed, np.array(layout.phase_starts, np.int64), weight, start, taps, tap_ends, columns, c_group, o_group,
+        *steps[:2], spec.transposed, lanes(dtype), half,
+    )  # fmt: skip
     return packed
 
 
 @serial
-def _pack_phase(
-    packed, at, weight, start, taps, columns, c_group, o_group, first_step, second_step, transposed, width, half
-):
-    """Write one phase: column tiles, taps, channels, output channels; the vectors' tails are zero."""
+def _pack(
+    packed, phase_starts, weight, start, taps, tap_ends, columns, c_group, o_group, first_step, second_step, transposed,
+    width, half,
+):  # fmt: skip
+    """Write all phases: column tiles, taps, channels, output channels; the vectors' tails are zero.
+
+    All phases take a block of channels while it is in cache: their taps are neighbours in memory.
+    """
+    c_step = first_step if transposed else second_step
+    o_step = second_step if transposed else first_step
+    group_step = first_step * (c_group if transposed else o_group)
     for j in range(columns.shape[0]):
+        count, out, row = columns[j, T.COLUMNS], columns[j, T.OUT_CHANNEL], columns[j, T.VECTORS] * width
+        block = max(1, _BLOCK // (row * max(1, taps.size)))
+        group, o = divmod(out, o_group)
+        one_group = o + count <= o_group  # a depthwise tile spans groups: its output channel names the group
+        for c0 in range(0, c_group, block):
+            c1 = min(c0 + block, c_group)
+            for phase in range(tap_ends.size):
+                tap = tap_ends[phase - 1] if phase else 0
+                phase_taps = taps[tap : tap_ends[phase]]
+                tap_row = c_group * row
+                at = phase_starts[phase] + columns[j, T.WEIGHT_OFFSET] * phase_taps.size * c_group
+                if row > count:
+                    for t in range(phase_taps.size):
+                        for c in range(c0, c1):
+                            zero_run(packed, at + t * tap_row + c * row + count, row - count)
+                source = start + group * group_step + o * o_step
+                if one_group and o_step == 1:
+                    for c in range(c0, c1):
+                        for t in range(phase_taps.size):
+                            from_tap = source + c * c_step + phase_taps[t]
+                            copy_numbers(packed, at + t * tap_row + c * row, weight, from_tap, 1, count, half)
+                elif one_group and o_step < c_step:
+                    for c in range(c0, c1):
+                        from_c = source + c * c_step
+                        _scatter(packed, at + c * row, 1, tap_row, weight, from_c, o_step, phase_taps, count, half)
+                else:
+                    for i in range(count):
+                        group, o = divmod(out + i, o_group)
+                        from_o = start + group * group_step + o * o_step + c0 * c_step
+                        to = at + c0 * row + i
+                        _scatter(packed, to, row, tap_row, weight, from_o, c_step, phase_taps, c1 - c0, half)
+
+
+@helper
+def _scatter(packed, to, to_step, tap_row, weight, source, step, taps, count, half):
+    """Copy `count` numbers of each tap, which lie `step` apart, to places `to_step` apart."""
+    for i in range(count):
         for t in range(taps.size):
-            for c in range(c_group):
-                # A depthwise tile spans groups: its output channel names the group.
-                count, out = columns[j, T.COLUMNS], columns[j, T.OUT_CHANNEL]
-                for i in range(count):
-                    group, o = divmod(out + i, o_group)
-                    if transposed:
-                        source = start + taps[t] + (group * c_group + c) * first_step + o * second_step
-                    else:
-                        source = start + taps[t] + (out + i) * first_step + c * second_step
-                    copy_numbers(packed, at + i, weight, source, 1, 1, half)
-                for i in range(count, columns[j, T.VECTORS] * width):
-                    packed[at + i] = 0
-                at += columns[j, T.VECTORS] * width
+            packed[to + i * to_step + t * tap_row] = read_number(weight, source + i * step + taps[t], half)
