@@ -7,6 +7,7 @@ may depend on the number of threads, since each of its numbers is summed by itse
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -118,84 +119,94 @@ class _Builder:
         fused_columns = w.taps > 1 and run_on and c % (self.widest * self.lanes)
         normal = share(self.c_narrow, c * w.taps if fused else c)
         swapped = share(c * w.taps if fused_columns else c, self.c_narrow)
-        self.swapped = not self.tied and swapped > 1.1 * normal
+        self.swapped = not self.tied and swapped > 1.2 * normal
         self.fused = bool(fused_columns) if self.swapped else fused
         if self.tied:
             self.fused = w.taps > 1
 
     def build(self) -> GradPlan:
         segments = self._segments()
-        terms, channels = self.w.taps * self.c_wide, self.c_narrow
-        total = self.groups * self.h.taps * terms * channels
-        kernel_rows = self._cut(_SUMS * 4 // self.memory.compute.itemsize, terms, channels)
+        total = self.groups * self.h.taps * self.w.taps * self.c_wide * self.c_narrow
         chunk = self._chunk_positions()
-        parts = self._parts(terms, channels, chunk)
+        parts = self._parts(chunk)
+        most = _SUMS * 4 // self.memory.compute.itemsize
         if self.workers > 1:
-            share = -(-total * parts // (4 * self.workers))
-            kernel_rows = self._cut(min(_SUMS * 4 // self.memory.compute.itemsize, share), terms, channels)
-        rows_of_block, terms_of_block, channels_of_block = kernel_rows
-        blocks = []
-        offset = 0
+            most = min(most, -(-total * parts // (4 * self.workers)))
+        sizes = self._block_sizes(most)
+        lengths = (self.h.taps, self.w.taps, self.c_wide, self.c_narrow)
+        cuts = [_cuts(length, size) for length, size in zip(lengths, sizes, strict=True)]
+        blocks, offset = [], 0
         for group in range(self.groups):
-            for (h, h_end), (r, r_end), (b, b_end) in itertools.product(
-                _cuts(self.h.taps, rows_of_block), _cuts(terms, terms_of_block), _cuts(channels, channels_of_block)
-            ):
-                blocks.append((group, h, h_end, r, r_end, b, b_end, offset))
-                offset += (h_end - h) * (r_end - r) * (b_end - b)
+            for ranges in itertools.product(*cuts):
+                blocks.append((group, *itertools.chain(*ranges), offset))
+                offset += math.prod(end - low for low, end in ranges)
         call = self._call(chunk)
         call[G.PARTS], call[G.BLOCKS], call[G.TOTAL] = parts, len(blocks), total
-        call[G.SUMS_SIZE] = rows_of_block * terms_of_block * channels_of_block if parts == 1 else 1
+        call[G.SUMS_SIZE] = math.prod(sizes) if parts == 1 else 1
+        call[G.STORE] = self._store(sizes)
         return GradPlan(
             call=np.array(call, np.int64),
             segments=np.array(segments, np.int64).reshape(-1, G.SEGMENT_FIELDS),
             blocks=np.array(blocks, np.int64).reshape(-1, G.BLOCK_FIELDS),
-            kernels=self._kernels(segments, _cuts(terms, terms_of_block), _cuts(channels, channels_of_block)),
+            kernels=self._kernels(segments, *cuts[1:]),
             max_rows=np.array([1] + [max_rows(v, self.tied) for v in range(1, self.widest + 1)], np.int64),
             jobs=parts * len(blocks),
             parts_size=parts * total if parts > 1 else 0,
-            flops=2 * self.positions * self.h.taps * terms * channels * self.groups,
+            flops=2 * self.positions * total,
         )
 
     def _segments(self) -> list[tuple[int, ...]]:
         """Cut the positions of a line so that the pixels a tap meets are evenly spaced: see `tap_segments`."""
-        w, c = self.w, self.c_wide
+        w, mode = self.w, self.mode
         first, end = w.interior if self.fused else (0, 0)
-        mode = self.mode
         if self.gathered and mode != "zeros":
             mode = "padded"  # the panel holds the padding
             first, end = (0, w.out) if self.fused else (0, 0)
         segments: list[tuple[int, ...]] = []
         if first < end:
-            segments.append((0, w.taps * c, 1, first, end, first * w.stride - w.lo, w.stride))
+            segments.append((0, w.taps, first, end, first * w.stride - w.lo, w.stride))
         for tap in range(w.taps):
             for low, high, pixel, step in tap_segments(w, tap, mode):
                 # What the fused segment covers is cut out of the middle.
                 cuts = ((low, min(high, first)), (max(low, end), high)) if first < end else ((low, high),)
-                segments += [
-                    (tap * c, (tap + 1) * c, 0, a, b, pixel + (a - low) * step, step) for a, b in cuts if a < b
-                ]
+                segments += [(tap, tap + 1, a, b, pixel + (a - low) * step, step) for a, b in cuts if a < b]
         return segments
 
-    def _cut(self, limit: int, terms: int, channels: int) -> tuple[int, int, int]:
-        """Give the sizes of a block (kernel rows, terms, channels) of at most `limit` numbers, where tiles allow."""
-        h, columns_of_tile = self.h.taps, self.widest * self.lanes
-        rows_of_tile = max_rows(self.widest, self.tied)
-        rows, columns = (channels, terms) if self.swapped else (terms, channels)
+    def _block_sizes(self, most: int) -> tuple[int, int, int, int]:
+        """Give a block's kernel rows, taps, wide and narrow channels: at most `most` numbers, where tiles allow."""
+        h, taps, wide, narrow = self.h.taps, self.w.taps, self.c_wide, self.c_narrow
+        of_rows, of_columns = max_rows(self.widest, self.tied), self.widest * self.lanes
+        of_wide, of_narrow = (of_columns, of_rows) if self.swapped else (of_rows, of_columns)
+        if self.tied:
+            of_narrow = self.lanes
 
         def halve(length: int, quantum: int) -> int:
             return max(quantum, -(-length // (2 * quantum)) * quantum)
 
-        while h * rows * columns > limit:
-            if h > 1:
+        while h * taps * wide * narrow > most:
+            # Both channel ranges long: each number that is loaded meets many. Taps last: they are neighbours in memory.
+            if narrow > of_narrow and (narrow >= wide or wide <= of_wide or self.fused):
+                narrow = halve(narrow, of_narrow)
+            elif wide > of_wide and not self.fused:
+                wide = halve(wide, of_wide)
+            elif h > 1:
                 h = -(-h // 2)
-            elif rows > 16 * rows_of_tile or (columns <= columns_of_tile and rows > rows_of_tile):
-                rows = halve(rows, rows_of_tile)
-            elif columns > columns_of_tile:
-                columns = halve(columns, columns_of_tile)
+            elif taps > 1:
+                taps = -(-taps // 2)
             else:
                 break
-        rows, columns = (columns, rows) if self.swapped else (rows, columns)
-        return h, min(rows, terms), min(columns, channels)
+        return h, taps, min(wide, self.c_wide), min(narrow, self.c_narrow)
+
+    def _store(self, sizes: tuple[int, int, int, int]) -> int:
+        """Tell how a block of sums, narrow channels innermost, lies in the result."""
+        _, second, row, tap = self.memory.grad
+        h, w = self.h.taps, self.w.taps
+        if self.memory.half != NOT_HALF or self.c_wide != self.group_wide or sizes[:2] != (h, w):
+            return G.BY_NUMBER
+        taps_inside = (w == 1 or tap == 1) and (h == 1 or row == w) and (self.c_wide == 1 or second == h * w)
+        if taps_inside:
+            return G.TRANSPOSED
+        return G.BY_ROW if self.memory.grad[0] == 1 and not self.swapped else G.BY_NUMBER
 
     def _chunk_positions(self) -> int:
         """Choose how many positions are reduced at once; gathered, their panel must stay small."""
@@ -218,11 +229,12 @@ class _Builder:
         longest = -(-self.w.out // self._pieces(chunk))
         return (longest - 1) * self.w.stride + self.w.reach
 
-    def _parts(self, terms: int, channels: int, chunk: int) -> int:
-        rows, columns = (channels, terms) if self.swapped else (terms, channels)
+    def _parts(self, chunk: int) -> int:
+        terms = self.c_wide * (self.w.taps if self.fused else 1)
+        rows, columns = (self.c_narrow, terms) if self.swapped else (terms, self.c_narrow)
         vectors = min(self.widest, max(1, -(-columns // self.lanes)))
         tiles = -(-rows // max_rows(vectors, self.tied)) * -(-columns // (vectors * self.lanes))
-        tiles *= self.h.taps * self.groups
+        tiles *= self.h.taps * self.groups * (1 if self.fused else self.w.taps)
         if tiles >= _ENOUGH_TILES:
             return 1
         return max(1, min(-(-_ENOUGH_TILES // tiles), self.positions // max(_PART, chunk)))
@@ -242,6 +254,7 @@ class _Builder:
         call[G.WIDE_N : G.WIDE_C + 1] = self.wide
         call[G.NARROW_N : G.NARROW_C + 1] = self.narrow
         call[G.GRAD_FIRST : G.GRAD_W + 1] = memory.grad
+        call[G.KERNEL_W] = w.taps
         call[G.GATHERED], call[G.SWAPPED], call[G.TIED] = int(self.gathered), int(self.swapped), int(self.tied)
         call[G.C_WIDE], call[G.C_NARROW] = self.c_wide, self.c_narrow
         call[G.GROUP_WIDE], call[G.GROUP_NARROW] = self.group_wide, self.group_narrow
@@ -253,29 +266,33 @@ class _Builder:
         return call
 
     def _kernels(
-        self, segments: list[tuple[int, ...]], term_cuts: list[tuple[int, int]], channel_cuts: list[tuple[int, int]]
+        self,
+        segments: list[tuple[int, ...]],
+        tap_cuts: list[tuple[int, int]],
+        wide_cuts: list[tuple[int, int]],
+        narrow_cuts: list[tuple[int, int]],
     ) -> np.ndarray:
         """Compile the tile kernels that blocks of these cuts use."""
-        term_lengths = {
-            min(segment[G.SEGMENT_TERM_END], r_end) - max(segment[G.SEGMENT_TERM], r)
-            for segment in set(segments)
-            for r, r_end in term_cuts
+        tap_counts = {
+            min(segment[G.SEGMENT_TAP_END], end) - max(segment[G.SEGMENT_TAP], low)
+            for segment in segments
+            for low, end in tap_cuts
         }
-        channel_lengths = {b_end - b for b, b_end in channel_cuts}
+        wide_lengths = {taps * (end - low) for low, end in wide_cuts for taps in tap_counts if taps > 0}
+        narrow_lengths = {end - low for low, end in narrow_cuts}
         row_lengths, column_lengths = (
-            (channel_lengths, term_lengths) if self.swapped else (term_lengths, channel_lengths)
+            (narrow_lengths, wide_lengths) if self.swapped else (wide_lengths, narrow_lengths)
         )
         kind = (DEPTHWISE if self.tied else DENSE) + (TRIMMED if any(n % self.lanes for n in column_lengths) else 0)
         kernels = np.zeros(
             (self.widest + 1, max(max_rows(v, self.tied) for v in range(1, self.widest + 1)) + 1), np.int64
         )
         for columns in column_lengths:
-            for vectors in set(split_columns(-(-columns // self.lanes), self.widest)) if columns > 0 else ():
+            for vectors in set(split_columns(-(-columns // self.lanes), self.widest)):
                 for rows in row_lengths:
-                    if rows > 0:
-                        tiles = -(-rows // max_rows(vectors, self.tied))
-                        for size in {rows // tiles, -(-rows // tiles)}:
-                            kernels[vectors, size] = tile_kernel(self.memory.compute, kind, size, vectors)
+                    tiles = -(-rows // max_rows(vectors, self.tied))
+                    for size in {rows // tiles, -(-rows // tiles)}:
+                        kernels[vectors, size] = tile_kernel(self.memory.compute, kind, size, vectors)
         return kernels
 
 

@@ -29,14 +29,15 @@ C_WIDE, C_NARROW = _next(), _next()
 GROUP_WIDE, GROUP_NARROW = _next(), _next()  # channels of an unmerged group
 WIDTH, WIDEST = _next(), _next()  # numbers of a vector, vectors of a tile
 GRAD_FIRST, GRAD_SECOND, GRAD_H, GRAD_W = (_next() for _ in range(4))  # steps of the result
+KERNEL_W = _next()
+STORE = _next()  # how sums become the result: BY_NUMBER, TRANSPOSED, BY_ROW
 SUMS_SIZE, WIDE_PANEL_SIZE, NARROW_PANEL_SIZE, MAX_LINES = (_next() for _ in range(4))
 CALL_FIELDS = _next()
 
 _next = itertools.count().__next__
 
 # A segment: taps of one kernel row, and narrow positions of a line for which the wide pixels of each tap lie evenly.
-SEGMENT_TERM, SEGMENT_TERM_END = _next(), _next()  # term = tap * C_WIDE + wide channel
-SEGMENT_FUSED = _next()  # 1: all taps of the row
+SEGMENT_TAP, SEGMENT_TAP_END = _next(), _next()
 SEGMENT_FIRST, SEGMENT_END = _next(), _next()  # narrow positions
 SEGMENT_PIXEL, SEGMENT_PIXEL_STEP = _next(), _next()  # wide pixel of the first of them, and from one to the next
 SEGMENT_FIELDS = _next()
@@ -46,7 +47,10 @@ _next = itertools.count().__next__
 # A block of the weight.
 BLOCK_GROUP = _next()
 BLOCK_ROW, BLOCK_ROW_END = _next(), _next()  # kernel rows
-BLOCK_TERM, BLOCK_TERM_END = _next(), _next()
+BLOCK_TAP, BLOCK_TAP_END = _next(), _next()  # of each of them
+BLOCK_WIDE, BLOCK_WIDE_END = _next(), _next()  # wide channels
 BLOCK_CHANNEL, BLOCK_CHANNEL_END = _next(), _next()  # narrow
 BLOCK_OFFSET = _next()
 BLOCK_FIELDS = _next()
+
+BY_NUMBER, TRANSPOSED, BY_ROW = range(3)

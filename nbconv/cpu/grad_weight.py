@@ -24,7 +24,7 @@ from ..runtime.memory import zero_run
 from ..runtime.microkernel import run_tile
 from . import grad_tables as G
 from .grad_plan import GradMemory, plan_grad_weight
-from .loops import store_numbers
+from .grad_store import store_block
 from .memory_layout import four_steps, half_code
 from .panels import copy_numbers, source_position
 
@@ -83,7 +83,19 @@ def _accumulate(
 def _add_parts(block, block_end, workers, grad, grad_start, parts, call, blocks):
     """Add the parts of the blocks `[block, block_end)` in order and store them."""
     for here in prange(block, block_end):
-        _store_block(grad, grad_start, parts, blocks[here, G.BLOCK_OFFSET], blocks[here], call)
+        start, size = blocks[here, G.BLOCK_OFFSET], _block_size(blocks[here])
+        for part in range(1, call[G.PARTS]):
+            more = start + part * call[G.TOTAL]
+            for i in range(size):
+                parts[start + i] += parts[more + i]
+        store_block(grad, grad_start, parts, start, blocks[here], call)
+
+
+@helper
+def _block_size(block):
+    rows, taps = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW], block[G.BLOCK_TAP_END] - block[G.BLOCK_TAP]
+    wide = block[G.BLOCK_WIDE_END] - block[G.BLOCK_WIDE]
+    return rows * taps * wide * (block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL])
 
 
 @helper
@@ -102,16 +114,14 @@ def _run_jobs(
         sums, at = own, 0
         if n_parts > 1:
             sums, at = parts, part * call[G.TOTAL] + block[G.BLOCK_OFFSET]
-        size = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW]
-        size *= block[G.BLOCK_TERM_END] - block[G.BLOCK_TERM]
-        zero_run(sums, at, size * (block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL]))
+        zero_run(sums, at, _block_size(block))
         for chunk in range(chunks * part // n_parts, chunks * (part + 1) // n_parts):
             _add_chunk(
                 chunk, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels, max_rows,
                 wide_panel, narrow_panel, wide_lines, narrow_lines,
             )  # fmt: skip
         if n_parts == 1:
-            _store_block(grad, grad_start, sums, at, block, call)
+            store_block(grad, grad_start, sums, at, block, call)
 
 
 @helper
@@ -132,7 +142,9 @@ def _add_chunk(
     gathered, group = call[G.GATHERED], block[G.BLOCK_GROUP]
     low, high = block[G.BLOCK_CHANNEL], block[G.BLOCK_CHANNEL_END]
     # In a depthwise product the columns name the wide channels too.
-    wide_low, wide_width = (low, high - low) if call[G.TIED] else (0, call[G.C_WIDE])
+    wide_low, wide_width = block[G.BLOCK_WIDE], block[G.BLOCK_WIDE_END] - block[G.BLOCK_WIDE]
+    if call[G.TIED]:
+        wide_low, wide_width = low, high - low
     wide_at = wide_start + (group * call[G.C_WIDE] + wide_low) * call[G.WIDE_C]
     narrow_at = narrow_start + (group * call[G.C_NARROW] + low) * call[G.NARROW_C]
     span = (end - first - 1) * call[G.STRIDE_W] + call[G.REACH_W]
@@ -146,7 +158,8 @@ def _add_chunk(
                     narrow_panel, ((here - line) * (end - first) + position - first) * (high - low),
                     narrow, source + position * call[G.NARROW_W], call[G.NARROW_C], high - low, call[G.HALF],
                 )  # fmt: skip
-    rows, terms = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW], block[G.BLOCK_TERM_END] - block[G.BLOCK_TERM]
+    rows = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW]
+    row_size = _block_size(block) // rows
     for row in range(rows):
         shift = (block[G.BLOCK_ROW] + row) * call[G.DILATION_H] - call[G.LO_H]
         count = 0
@@ -166,7 +179,7 @@ def _add_chunk(
             count += 1
         if count == 0:
             continue
-        sums_at = at + row * terms * (high - low)
+        sums_at = at + row * row_size
         for s in range(segments.shape[0]):
             segment = segments[s]
             begin = max(segment[G.SEGMENT_FIRST], first)
@@ -206,27 +219,26 @@ def _add_segment(
     segment, block, sums, sums_at, wide, wide_at, wide_w, wide_lines, narrow, narrow_at, narrow_w, narrow_lines,
     count, run, call, kernels, max_rows,
 ):  # fmt: skip
-    """Add the products of `run` positions of `count` lines, for the terms that segment and block share."""
-    first, end = (
-        max(segment[G.SEGMENT_TERM], block[G.BLOCK_TERM]),
-        min(segment[G.SEGMENT_TERM_END], block[G.BLOCK_TERM_END]),
-    )
+    """Add the products of `run` positions of `count` lines, for the taps that segment and block share."""
+    first, end = max(segment[G.SEGMENT_TAP], block[G.BLOCK_TAP]), min(segment[G.SEGMENT_TAP_END], block[G.BLOCK_TAP_END])
     if first >= end:
         return
-    channels, terms = block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL], block[G.BLOCK_TERM_END] - block[G.BLOCK_TERM]
-    # One term to the next: the next tap where there is one channel, else the next number.
-    step = call[G.DILATION_W] * wide_w if segment[G.SEGMENT_FUSED] and call[G.C_WIDE] == 1 else 1
-    wide_at += (first - segment[G.SEGMENT_TERM]) * step
+    channels, width = block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL], block[G.BLOCK_WIDE_END] - block[G.BLOCK_WIDE]
+    before, terms = (first - block[G.BLOCK_TAP]) * width, (block[G.BLOCK_TAP_END] - block[G.BLOCK_TAP]) * width
+    rows = (end - first) * width
+    wide_at += (first - segment[G.SEGMENT_TAP]) * call[G.DILATION_W] * wide_w
+    # From one term to the next: to the next tap where there is one channel, else to the next number.
+    step = call[G.DILATION_W] * wide_w if call[G.C_WIDE] == 1 else 1
     wide_k = segment[G.SEGMENT_PIXEL_STEP] * wide_w
     if call[G.SWAPPED]:
         _add_tiles(
-            sums, sums_at + first - block[G.BLOCK_TERM], terms, channels, end - first,
+            sums, sums_at + before, terms, channels, rows,
             narrow, narrow_at, 1, narrow_w, narrow_lines, wide, wide_at, wide_k, wide_lines,
             count, run, call, kernels, max_rows,
         )  # fmt: skip
     else:
         _add_tiles(
-            sums, sums_at + (first - block[G.BLOCK_TERM]) * channels, channels, end - first, channels,
+            sums, sums_at + before * channels, channels, rows, channels,
             wide, wide_at, step, wide_k, wide_lines, narrow, narrow_at, narrow_w, narrow_lines,
             count, run, call, kernels, max_rows,
         )  # fmt: skip
@@ -246,46 +258,15 @@ def _add_tiles(
         column = vector * width
         last = min(columns, vector_end * width) - (vector_end - 1) * width
         a_column = column if call[G.TIED] else 0
+        # The first tiles have one row more than the others; each kind is a strip.
         row_tiles = -(-rows // max_rows[vector_end - vector])
-        for i in range(row_tiles):
-            row, row_end = rows * i // row_tiles, rows * (i + 1) // row_tiles
-            here = at + row * sums_row + column
-            run_tile(
-                kernels[vector_end - vector, row_end - row], a, a_at + row * a_row + a_column, a_row, a_k, a_lines,
-                b, b_at + column, b_k, b_lines, 0, count, run, sums, here, sums_row, sums, here, sums_row, last,
-            )  # fmt: skip
-
-
-@helper
-def _store_block(grad, grad_start, sums, at, block, call):
-    """Write a block's sums, its parts added in order, where the weight's strides have them."""
-    c_wide, terms = call[G.C_WIDE], block[G.BLOCK_TERM_END] - block[G.BLOCK_TERM]
-    low, high = block[G.BLOCK_CHANNEL], block[G.BLOCK_CHANNEL_END]
-    term_step, channel_step = (1, terms) if call[G.SWAPPED] else (high - low, 1)
-    values = np.empty(c_wide, sums.dtype)
-    for channel in range(low, high):
-        # Of merged groups, only the products of a group with itself are wanted.
-        own = channel // call[G.GROUP_NARROW] * call[G.GROUP_WIDE]
-        first = (block[G.BLOCK_GROUP] * call[G.C_NARROW] + channel) * call[G.GRAD_FIRST]
-        for row in range(block[G.BLOCK_ROW], block[G.BLOCK_ROW_END]):
-            row_at = at + (row - block[G.BLOCK_ROW]) * terms * (high - low) + (channel - low) * channel_step
-            term = block[G.BLOCK_TERM]
-            while term < block[G.BLOCK_TERM_END]:
-                tap, c = divmod(term, c_wide)
-                c_end = min(c_wide, c + block[G.BLOCK_TERM_END] - term)
-                begin, end = max(c, own), min(c_end, own + call[G.GROUP_WIDE])
-                for i in range(begin, end):
-                    number = row_at + (term - block[G.BLOCK_TERM] + i - c) * term_step
-                    value = sums[number]
-                    for part in range(1, call[G.PARTS]):
-                        value += sums[number + part * call[G.TOTAL]]
-                    values[i] = value
-                to = (
-                    grad_start
-                    + first
-                    + row * call[G.GRAD_H]
-                    + tap * call[G.GRAD_W]
-                    + (begin - own) * call[G.GRAD_SECOND]
-                )
-                store_numbers(grad, to, call[G.GRAD_SECOND], values, begin, end - begin, call[G.HALF])
-                term += c_end - c
+        size, larger = divmod(rows, row_tiles)
+        here, a_here = at + column, a_at + a_column
+        for tiles, tile_rows in ((larger, size + 1), (row_tiles - larger, size)):
+            if tiles > 0:
+                run_tile(
+                    kernels[vector_end - vector, tile_rows], a, a_here, a_row, a_k, a_lines, b, b_at + column, b_k, b_lines,
+                    0, count, run, sums, here, sums_row, sums, here, sums_row, last, tiles,
+                )  # fmt: skip
+            here += tiles * tile_rows * sums_row
+            a_here += tiles * tile_rows * a_row
