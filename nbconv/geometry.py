@@ -68,6 +68,10 @@ class Phase(NamedTuple):
     out_step: int
 
 
+UNIT_PHASE = Phase(Axis(1, 1, 1, 1, 0, 0, 1), 0, 1, 0, 1)
+"""The axis that one-dimensional operations have beside their own."""
+
+
 def axis_phases(axis: Axis, transposed: bool) -> tuple[Phase, ...]:
     """Cut one axis into phases; see `Phase`.
 
@@ -96,6 +100,26 @@ def axis_phases(axis: Axis, transposed: bool) -> tuple[Phase, ...]:
         high = count + reach - 1 - axis.size - low
         phases.append(Phase(Axis(axis.size, n_taps, 1, d // g, low, high, count), last, -(s // g), r, s))
     return tuple(phases)
+
+
+def merge_phases(phases: tuple[Phase, ...]) -> tuple[tuple[Phase, ...], ...]:
+    """Group neighbouring phases that read the same rows of x, each with the tap after the one before.
+
+    Their outputs lie next to each other, so that a group is one correlation with as many times the output channels: a
+    transposed convolution of kernel 16, stride 8 and crop 4 is two of them, each with four times the channels.
+    """
+    groups: list[list[Phase]] = []
+    for phase in phases:
+        before = groups[-1][-1] if groups else None
+        if (
+            before is not None
+            and before.axis[1:5] == phase.axis[1:5]  # taps, stride, dilation, lo
+            and (phase.axis.taps == 0 or phase.tap_start == before.tap_start + 1)
+        ):
+            groups[-1].append(phase)
+        else:
+            groups.append([phase])
+    return tuple(map(tuple, groups))
 
 
 @dataclass(frozen=True)

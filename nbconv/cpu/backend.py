@@ -11,10 +11,11 @@ from ..geometry import ConvSpec, Geometry
 from ..runtime.calls import NOTHING, elementwise
 from ..runtime.threads import get_num_threads, launch
 from .activations import activation_function
+from .layout import Layout, in_place_layout, packed_layout
 from .loops import convolve
 from .memory_layout import four_steps, half_code
 from .plan import Memory, make_plan
-from .weights import Layout, pack, packed_layout, readable_in_place
+from .weights import pack
 
 __all__ = ["Weights", "activation_address", "prepare_weights", "run"]
 
@@ -35,11 +36,11 @@ def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, may_view: bool) -> We
     compute = compute_dtype(dtype)
     data, start, steps = flat_view(weight)
     if may_view and dtype == compute:
-        in_place = readable_in_place(spec, shape, steps, compute)
+        in_place = in_place_layout(spec, shape, steps, compute)
         if in_place is not None:
             return Weights(in_place, data, start, _finite(spec, data))
     layout = packed_layout(spec, shape, compute)
-    packed = pack(layout, spec, data, steps, start, half_code(dtype), shape, compute)
+    packed = pack(layout, spec, data, shape, steps, start, half_code(dtype), compute)
     return Weights(layout, packed, 0, _finite(spec, packed))
 
 
@@ -76,6 +77,9 @@ def run(
         four_steps(x_flat, geometry), four_steps(y_flat, geometry), half_code(x.dtype), compute_dtype(x.dtype)
     )
     plan = make_plan(geometry, memory, weights.layout, algorithm, get_num_threads(), weights.finite)
+    merged = max(weights.layout.merged)
+    if merged > 1:
+        bias = np.tile(bias, merged)
     if plan.jobs:
         launch(
             convolve, plan.jobs, plan.flops,

@@ -53,7 +53,7 @@ def _run_jobs(
     sums = choose_sums(y, np.empty(call[T.SCRATCH_SIZE], w.dtype), call[T.SCRATCH] == 1)
     strips = np.empty((call[T.MAX_STRIPS], _STRIP_FIELDS), np.int64)
     panel_segments = np.empty(call[T.MAX_SEGMENTS], np.int64)
-    n_columns, blocks = columns.shape[0], call[T.COLUMN_BLOCKS]
+    blocks = call[T.COLUMN_BLOCKS]
     number = 0
     for here in range(job, job_end):
         while here >= phases[number, T.JOB_END]:
@@ -62,8 +62,10 @@ def _run_jobs(
         begin = phases[number - 1, T.JOB_END] if number else 0
         block, column_block = divmod(here - begin, blocks)
         count = _list_strips(strips, x_start, y_start, block, call, phase)
-        column, column_end = n_columns * column_block // blocks, n_columns * (column_block + 1) // blocks
-        strip = 0
+        first_column, n_columns = phase[T.COLUMN], phase[T.COLUMN_END] - phase[T.COLUMN]
+        column = first_column + n_columns * column_block // blocks
+        column_end = first_column + n_columns * (column_block + 1) // blocks
+        strip = 0 if column < column_end else count
         while strip < count:
             strip_end = _take_group(strips, strip, count, call)
             for chunk in range(phase[T.CHUNK], phase[T.CHUNK_END]):
@@ -165,11 +167,12 @@ def _run_chunk(
         vectors, last, out_channel = column[T.VECTORS], column[T.LAST_COLUMNS], column[T.OUT_CHANNEL]
         w_k = column[T.WEIGHT_K]
         w_at = (
-            w_start + phase[T.WEIGHT_START] + column[T.WEIGHT_OFFSET] * phase[T.WEIGHT_TERMS] + chunk[T.CHUNK_K] * w_k
+            w_start + phase[T.WEIGHT_START] + column[T.WEIGHT_OFFSET] + chunk[T.CHUNK_K] * w_k
         )
         w_taps = w_segments[vectors]
         for i in range(strips.shape[0]):
             rows, tiles, x_at, position = strips[i, _ROWS], strips[i, _TILES], strips[i, _X], strips[i, _POSITION]
+            kernel = kernels[column[T.KERNEL_VECTORS], rows]
             panel_at = strips[i, _PANEL] * panel_row + column[T.CHANNEL] - low
             if in_scratch:
                 at, row = strips[i, _SUMS] * held_row + out_channel - first_channel, held_row
@@ -178,17 +181,17 @@ def _run_chunk(
             init_at, init_row = (out_channel, 0) if is_first else (at, row)
             if x_at != _GATHERED:
                 run_tile(
-                    kernels[vectors, rows], x, x_at + (column[T.CHANNEL] + chunk[T.CHUNK_K]) * x_c, x_row, x_c, x_segments,
+                    kernel, x, x_at + (column[T.CHANNEL] + chunk[T.CHUNK_K]) * x_c, x_row, x_c, x_segments,
                     w, w_at, w_k, w_taps, segment, segment_end, run, init, init_at, init_row, sums, at, row, last, tiles,
                 )  # fmt: skip
             elif call[T.SKIP] == 0:
                 run_tile(
-                    kernels[vectors, rows], panel, panel_at, panel_row, 1, panel_segments,
+                    kernel, panel, panel_at, panel_row, 1, panel_segments,
                     w, w_at, w_k, w_taps, segment, segment_end, run, init, init_at, init_row, sums, at, row, last, tiles,
                 )  # fmt: skip
             else:
                 _multiply_real_taps(
-                    kernels[vectors, 1], panel, panel_at, panel_row, width, panel_segments,
+                    kernels[column[T.KERNEL_VECTORS], 1], panel, panel_at, panel_row, width, panel_segments,
                     w, w_at - chunk[T.CHUNK_K] * w_k, w_taps, rows * tiles, init, init_at, init_row, sums, at, row,
                     position, call, phase, chunk, column,
                 )  # fmt: skip
@@ -196,8 +199,7 @@ def _run_chunk(
                 map_tile(activation, sums, at, rows * tiles, row, column[T.COLUMNS])
                 if in_scratch:
                     _store_rows(
-                        sums, at, row, rows * tiles, column[T.COLUMNS], y, y_start + out_channel * call[T.Y_STEP_C],
-                        position, call, phase,
+                        sums, at, row, rows * tiles, column[T.COLUMNS], y, y_start, out_channel, position, call, phase,
                     )  # fmt: skip
 
 
@@ -248,16 +250,23 @@ def _choose_sums(y, scratch, in_scratch):
 
 
 @helper
-def _store_rows(scratch, sums_at, sums_row, rows, count, y, y_start, position, call, phase):
+def _store_rows(sums, sums_at, sums_row, rows, count, y, y_start, out_channel, position, call, phase):
     """Write finished sums to `y`: any strides, any storage type, rows anywhere."""
+    channels = call[T.OUT_CHANNELS]
     for m in range(rows):
         line, out_w = divmod(position + m, phase[T.OUT_W])
         sample, out_h = divmod(line, phase[T.OUT_H])
-        at = (
+        y_row = (
             y_start + phase[T.Y_OFFSET] + sample * call[T.Y_STEP_N] + out_h * phase[T.Y_STEP_H]
             + out_w * phase[T.Y_STEP_W]
         )  # fmt: skip
-        store_numbers(y, at, call[T.Y_STEP_C], scratch, sums_at + m * sums_row, count, call[T.HALF])
+        done = 0
+        while done < count:
+            residue, channel = divmod(out_channel + done, channels)
+            n = min(count - done, channels - channel)
+            y_at = y_row + residue * call[T.Y_STEP_POSITION] + channel * call[T.Y_STEP_C]
+            store_numbers(y, y_at, call[T.Y_STEP_C], sums, sums_at + m * sums_row + done, n, call[T.HALF])
+            done += n
 
 
 def store_numbers(y, at, step, sums, start, count, half):

@@ -6,22 +6,22 @@ work is cut into jobs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from ..geometry import PADDING_MODES, Axis, Geometry, Phase
+from ..geometry import PADDING_MODES, UNIT_PHASE, Axis, Geometry, Phase, axis_phases, merge_phases
 from ..runtime.microkernel import DENSE, DEPTHWISE, tile_kernel
 from ..runtime.target import lanes
 from . import tables as T
+from .layout import InPlace, Layout, Packed
 from .strips import tile_rows
 from .tiles import blocking, max_rows, max_vectors
-from .weights import InPlace, Layout, Packed
 
 __all__ = ["Memory", "Plan", "make_plan", "plan_windows"]
-
-_UNIT = Phase(Axis(1, 1, 1, 1, 0, 0, 1), 0, 1, 0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +65,10 @@ def make_plan(
 @lru_cache(maxsize=256)
 def plan_windows(geometry: Geometry, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
     """Tabulate what gathering the windows of a convolution needs: the call and its one phase."""
-    axes = (_UNIT.axis,) * (2 - len(geometry.axes)) + geometry.axes
+    axes = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
     call = _call_row(geometry, memory)
     call[T.REPEAT] = 1
-    row = _phase_row(_UNIT._replace(axis=axes[0]), _UNIT._replace(axis=axes[1]), memory)
+    row = _phase_row(UNIT_PHASE._replace(axis=axes[0]), UNIT_PHASE._replace(axis=axes[1]), memory)
     return np.array(call, np.int64), np.array(row, np.int64)
 
 
@@ -98,108 +98,153 @@ def _phase_row(phase_h: Phase, phase_w: Phase, memory: Memory) -> list[int]:
     return row
 
 
+class _LaidPhase(NamedTuple):
+    """A phase along both axes, and the layout's number and columns for it."""
+
+    index: int
+    h: Phase
+    w: Phase
+    columns: tuple[tuple[int, ...], ...]
+
+
+def _first_columns(columns: tuple[tuple[int, ...], ...], count: int, lanes: int) -> Iterator[tuple[int, ...]]:
+    """Trim tiles of columns to the first `count` of all."""
+    for column in columns:
+        left = min(column[T.COLUMNS], count - column[T.OUT_CHANNEL])
+        if left > 0:
+            fields = list(column)
+            fields[T.COLUMNS] = left
+            fields[T.KERNEL_VECTORS] = -(-left // lanes)
+            fields[T.LAST_COLUMNS] = left - (fields[T.KERNEL_VECTORS] - 1) * lanes
+            yield tuple(fields)
+
+
 class _Builder:
     def __init__(
         self, geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool
     ) -> None:
         self.skip = geometry.spec.transposed and not finite
         self.geometry, self.memory, self.layout, self.workers = geometry, memory, layout, workers
-        self.blocking = blocking(memory.compute)
+        self.blocking, self.lanes = blocking(memory.compute), lanes(memory.compute)
         self.depthwise = layout.depthwise
         self.group_channels = 1 if layout.depthwise else geometry.c_in // geometry.groups
         self.repeat = geometry.c_out // geometry.c_in if layout.depthwise else 1
         self.channels = geometry.c_out if layout.depthwise else geometry.c_in
-        widest = max((column[T.VECTORS] for column in layout.columns), default=1)
+        widest = max((column[T.VECTORS] for columns in layout.columns for column in columns), default=1)
         self.rows = max_rows(widest, layout.depthwise)
-        self.h, self.w = (_UNIT.axis,) * (2 - len(geometry.axes)) + geometry.axes
-        self.phases = [(_UNIT,) * (2 - len(geometry.axes)) + phases for phases in geometry.phases()]
+        self.h, self.w = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
+        self.phases = list(self._list_phases())
         # Whole words only: a half-precision row is widened in a panel, and a depthwise tile loads vectors of channels.
         in_place = memory.half == T.NOT_HALF and self.repeat == 1
         if layout.depthwise and memory.x_steps[3] != 1:
             in_place = False
-        lines_are_short = min(p[1].axis.out for p in self.phases) < self.rows if self.phases else False
+        lines_are_short = self.w.out < self.rows * (self.w.stride if geometry.spec.transposed else 1)
         self.panels_only = algorithm == "im2col" or (algorithm == "auto" and lines_are_short and not self.depthwise)
         self.in_place = in_place and not self.panels_only
-        self.lanes = lanes(memory.compute)
         self.panel_channels = self.held_columns = 1
-        self.scratch = memory.half != T.NOT_HALF or memory.y_steps[3] != 1
+        _, _, step_w, step_c = memory.y_steps
+        self.scratch = memory.half != T.NOT_HALF or step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
+
+    def _list_phases(self) -> Iterator[_LaidPhase]:
+        """Match the geometry's phases with the layout's; what merged residues do not share is a phase of its own."""
+        geometry, layout = self.geometry, self.layout
+        axes = [axis_phases(axis, geometry.spec.transposed) for axis in geometry.axes]
+        phases_h = axes[0] if len(axes) == 2 else (UNIT_PHASE,)
+        groups = merge_phases(axes[-1]) if max(layout.merged) > 1 else tuple((phase,) for phase in axes[-1])
+        for h, phase_h in enumerate(phases_h):
+            for w, group in enumerate(groups):
+                index = h * layout.phases_w + w
+                columns, first = layout.columns[index], group[0]
+                outs = [phase.axis.out for phase in group]
+                shared = min(outs) if len(group) == layout.merged[index] else 0
+                if shared:
+                    axis = first.axis._replace(out=shared)
+                    yield _LaidPhase(index, phase_h, first._replace(axis=axis), columns)
+                if shared < outs[0]:
+                    # The first residues have one output more.
+                    more = sum(out > shared for out in outs) * geometry.c_out
+                    axis = first.axis._replace(out=outs[0] - shared, lo=first.axis.lo - shared * first.axis.stride)
+                    rest = first._replace(axis=axis, out_start=first.out_start + shared * first.out_step)
+                    yield _LaidPhase(index, phase_h, rest, tuple(_first_columns(columns, more, self.lanes)))
 
     def build(self) -> Plan:
         geometry = self.geometry
         tile_sizes: set[int] = {1} if self.skip else set()
         phase_rows = []
         max_positions = 1
-        for phase_h, phase_w in self.phases:
-            row = _phase_row(phase_h, phase_w, self.memory)
+        for phase in self.phases:
+            row = _phase_row(phase.h, phase.w, self.memory)
             if self.in_place:
-                row[T.H_FIRST], row[T.H_END] = phase_h.axis.interior
-                row[T.W_FIRST], row[T.W_END] = phase_w.axis.interior
-            blocks, positions = self._blocks(row, phase_h, phase_w, tile_sizes)
+                row[T.H_FIRST], row[T.H_END] = phase.h.axis.interior
+                row[T.W_FIRST], row[T.W_END] = phase.w.axis.interior
+            blocks, positions = self._blocks(row, phase, tile_sizes)
             row[T.JOB_END] = blocks
             max_positions = max(max_positions, positions)
             phase_rows.append(row)
         column_blocks = self._column_blocks(sum(row[T.JOB_END] for row in phase_rows))
         chunks: list[list[int]] = []
+        columns: list[tuple[int, ...]] = []
         x_segments: list[int] = []
         w_segments: list[list[int]] = [[] for _ in range(max_vectors() + 1)]
         panel_terms, job_end = 1, 0
-        for row, (phase_h, phase_w) in zip(phase_rows, self.phases, strict=True):
+        for row, phase in zip(phase_rows, self.phases, strict=True):
             job_end += row[T.JOB_END] * column_blocks
             row[T.JOB_END] = job_end
             row[T.SEGMENT] = len(x_segments)
-            self._segments(row, phase_h, phase_w, x_segments, w_segments)
+            self._segments(row, phase, x_segments, w_segments)
             row[T.CHUNK] = len(chunks)
-            taps = phase_h.axis.taps * phase_w.axis.taps if geometry.c_in else 0
+            taps = phase.h.axis.taps * phase.w.axis.taps if geometry.c_in else 0
             panel_terms = max(panel_terms, self._chunks(taps, row[T.SEGMENT_TAPS], chunks))
             row[T.CHUNK_END] = len(chunks)
+            row[T.COLUMN] = len(columns)
+            columns += phase.columns
+            row[T.COLUMN_END] = len(columns)
         call = self._fill_call(panel_terms, max_positions, len(x_segments))
         call[T.CALL_JOBS], call[T.COLUMN_BLOCKS] = job_end, column_blocks
-        taps_of_all = sum(h.axis.taps * w.axis.taps * h.axis.out * w.axis.out for h, w in self.phases)
+        outputs_times_taps = sum(
+            p.h.axis.taps * p.w.axis.taps * p.h.axis.out * p.w.axis.out * sum(c[T.COLUMNS] for c in p.columns)
+            for p in self.phases
+        )
         return Plan(
             call=np.array(call, np.int64),
             phases=np.array(phase_rows, np.int64).reshape(-1, T.PHASE_FIELDS),
             chunks=np.array(chunks, np.int64).reshape(-1, T.CHUNK_FIELDS),
-            columns=np.array(self.layout.columns, np.int64).reshape(-1, T.COLUMN_FIELDS),
+            columns=np.array(columns, np.int64).reshape(-1, T.COLUMN_FIELDS),
             kernels=self._kernels(tile_sizes),
             x_segments=np.array(x_segments or [0], np.int64),
             w_segments=np.array([row or [0] for row in w_segments], np.int64),
-            jobs=job_end if self.layout.columns else 0,
-            flops=2 * geometry.n * geometry.c_out * self.group_channels * taps_of_all,
+            jobs=job_end if columns else 0,
+            flops=2 * geometry.n * self.group_channels * outputs_times_taps,
         )
 
-    def _segments(
-        self, row: list[int], phase_h: Phase, phase_w: Phase, x_segments: list[int], w_segments: list[list[int]]
-    ) -> None:
+    def _segments(self, row: list[int], phase: _LaidPhase, x_segments: list[int], w_segments: list[list[int]]) -> None:
         """Cut a phase's taps into segments, each a run of terms that lie evenly in x and in the weights."""
         layout, c = self.layout, self.group_channels
-        index = phase_h.out_start * (self.w.stride if self.geometry.spec.transposed else 1) + phase_w.out_start
-        taps_h, taps_w = phase_h.axis.taps, phase_w.axis.taps
+        taps_h, taps_w, dilation_w = phase.h.axis.taps, phase.w.axis.taps, phase.w.axis.dilation
         _, step_h, step_w, step_c = self.memory.x_steps
         fuse = 1
         if not self.depthwise and self.geometry.groups == 1 and taps_h and taps_w > 1:
-            x_fuses = not self.in_place or (step_c == 1 and step_w == c and phase_w.axis.dilation == 1)
-            w_fuses = isinstance(layout, Packed) or self._weights_fuse(layout, index, taps_w)
+            x_fuses = not self.in_place or (step_c == 1 and step_w == c and dilation_w == 1)
+            w_fuses = isinstance(layout, Packed) or self._weights_fuse(layout, phase, taps_w)
             fuse = taps_w if x_fuses and w_fuses else 1
         row[T.SEGMENT_TAPS] = fuse
         firsts = [(h, w) for h in range(taps_h) for w in range(0, taps_w, fuse)]
-        x_segments += [h * phase_h.axis.dilation * step_h + w * phase_w.axis.dilation * step_w for h, w in firsts]
+        x_segments += [h * phase.h.axis.dilation * step_h + w * dilation_w * step_w for h, w in firsts]
         if isinstance(layout, Packed):
-            row[T.WEIGHT_START], row[T.WEIGHT_TERMS] = layout.phase_starts[index], taps_h * taps_w * c
-        else:
-            row[T.WEIGHT_TERMS] = 1
+            row[T.WEIGHT_START] = layout.starts[phase.index]
         # One row for each width of a column tile: the rows of a packed tile are as wide as the tile.
         for vectors, table in enumerate(w_segments):
             if isinstance(layout, InPlace):
-                taps = layout.taps[index]
+                taps = layout.taps[phase.index]
                 table += [layout.tap_offsets[taps[h * taps_w + w]] for h, w in firsts]
             else:
                 table += [(h * taps_w + w) * c * vectors * self.lanes for h, w in firsts]
 
-    def _weights_fuse(self, layout: Layout, index: int, taps_w: int) -> bool:
+    def _weights_fuse(self, layout: Layout, phase: _LaidPhase, taps_w: int) -> bool:
         """Say whether, in place, each tap's weights follow the previous tap's."""
         assert isinstance(layout, InPlace)
-        k_step = layout.columns[0][T.WEIGHT_K] if layout.columns else 0
-        taps, offsets = layout.taps[index], layout.tap_offsets
+        k_step = phase.columns[0][T.WEIGHT_K] if phase.columns else 0
+        taps, offsets = layout.taps[phase.index], layout.tap_offsets
         steps = {offsets[taps[w + 1]] - offsets[taps[w]] for w in range(taps_w - 1)}
         return steps == {self.group_channels * k_step}
 
@@ -229,7 +274,9 @@ class _Builder:
             add(0, taps, 0, c)
             return taps * self.panel_channels
         if fuse > most:
-            cuts = [(s + low, s + high) for s in range(0, taps, fuse) for low, high in _even_cuts(fuse, -(-fuse // most))]
+            cuts = [
+                (s + low, s + high) for s in range(0, taps, fuse) for low, high in _even_cuts(fuse, -(-fuse // most))
+            ]
         else:
             segments = taps // fuse
             cuts = [(low * fuse, high * fuse) for low, high in _even_cuts(segments, -(-segments // (most // fuse)))]
@@ -237,9 +284,9 @@ class _Builder:
             add(tap, tap_end, 0, c)
         return max(tap_end - tap for tap, tap_end in cuts) * self.panel_channels
 
-    def _blocks(self, row: list[int], phase_h: Phase, phase_w: Phase, tile_sizes: set[int]) -> tuple[int, int]:
+    def _blocks(self, row: list[int], phase: _LaidPhase, tile_sizes: set[int]) -> tuple[int, int]:
         """Cut a phase's positions into lines and blocks; give the number of blocks and the most positions in one."""
-        n, h, w = self.geometry.n, phase_h.axis, phase_w.axis
+        n, h, w = self.geometry.n, phase.h.axis, phase.w.axis
         lines, length = n * h.out, w.out
         step_n, step_h, step_w, _ = self.memory.y_steps
         evenly = row[T.Y_STEP_H] == w.out * row[T.Y_STEP_W] and (n == 1 or step_n == h.out * row[T.Y_STEP_H])
@@ -274,20 +321,21 @@ class _Builder:
 
     def _column_blocks(self, n_blocks: int) -> int:
         """Cut the columns too where positions alone do not keep the threads busy, or groups would widen the panel."""
-        columns = self.layout.columns
+        most = max((len(phase.columns) for phase in self.phases), default=0)
         blocks = 1
         if self.workers > 1 and n_blocks < 4 * self.workers:
             blocks = -(-4 * self.workers // max(1, n_blocks))
-        if self.geometry.groups > 1 and columns:
+        if self.geometry.groups > 1:
             terms = self.h.taps * self.w.taps * self.channels * self.rows
             blocks = max(blocks, -(-terms // self.blocking.panel))
-        blocks = max(1, min(blocks, len(columns)))
-        cuts = [columns[low:high] for low, high in _even_cuts(len(columns), blocks)] if columns else []
-        widths = [cut[-1][T.CHANNEL_END] - cut[0][T.CHANNEL] for cut in cuts]
-        self.panel_channels = max([1, *widths])
-        self.held_columns = max(
-            [1, *(cut[-1][T.OUT_CHANNEL] + cut[-1][T.COLUMNS] - cut[0][T.OUT_CHANNEL] for cut in cuts)]
-        )
+        blocks = max(1, min(blocks, most))
+        for columns in {phase.columns for phase in self.phases}:
+            for low, high in _even_cuts(len(columns), blocks):
+                if low < high:
+                    first, last = columns[low], columns[high - 1]
+                    self.panel_channels = max(self.panel_channels, last[T.CHANNEL_END] - first[T.CHANNEL])
+                    held = last[T.OUT_CHANNEL] + last[T.COLUMNS] - first[T.OUT_CHANNEL]
+                    self.held_columns = max(self.held_columns, held)
         return blocks
 
     def _fill_call(self, panel_terms: int, max_positions: int, segments: int) -> list[int]:
@@ -305,7 +353,8 @@ class _Builder:
         call[T.MAX_STRIPS] = max_positions
         call[T.WHOLE_TILES] = int(not self.depthwise)
         call[T.MAX_SEGMENTS] = max(1, segments)
-        call[T.Y_STEP_N], call[T.Y_STEP_C] = memory.y_steps[0], memory.y_steps[3]
+        call[T.Y_STEP_N], _, call[T.Y_STEP_POSITION], call[T.Y_STEP_C] = memory.y_steps
+        call[T.OUT_CHANNELS] = self.geometry.c_out
         return call
 
     def _tile_rows(self, row: list[int], start: int, stop: int) -> set[int]:
@@ -318,6 +367,6 @@ class _Builder:
         kernels = np.zeros((max_vectors() + 1, self.rows + 1), np.int64)
         kind = DEPTHWISE if self.depthwise else DENSE
         for rows in tile_sizes:
-            for vectors in {column[T.VECTORS] for column in self.layout.columns}:
+            for vectors in {column[T.KERNEL_VECTORS] for phase in self.phases for column in phase.columns}:
                 kernels[vectors, rows] = tile_kernel(self.memory.compute, kind, rows, vectors)
         return kernels

@@ -26,7 +26,8 @@ WHOLE_TILES = _next()  # 1: gathered rims are full tiles
 MAX_SEGMENTS = _next()
 X_H, X_W = _next(), _next()  # sizes
 X_STEP_N, X_STEP_H, X_STEP_W, X_STEP_C = _next(), _next(), _next(), _next()
-Y_STEP_N, Y_STEP_C = _next(), _next()
+Y_STEP_N, Y_STEP_POSITION, Y_STEP_C = _next(), _next(), _next()
+OUT_CHANNELS = _next()  # a merged phase has a multiple of them, position after position
 CALL_FIELDS = _next()
 
 _next = itertools.count().__next__
@@ -44,7 +45,7 @@ SEGMENT = _next()  # first column in the tables of segments
 SEGMENT_TAPS = _next()  # taps that one segment fuses
 CHUNK, CHUNK_END = _next(), _next()
 WEIGHT_START = _next()
-WEIGHT_TERMS = _next()  # terms between two tiles of packed columns; 1 in place
+COLUMN, COLUMN_END = _next(), _next()  # its tiles of columns
 Y_OFFSET, Y_STEP_H, Y_STEP_W = _next(), _next(), _next()
 PHASE_FIELDS = _next()
 
@@ -61,7 +62,8 @@ CHUNK_FIELDS = _next()
 _next = itertools.count().__next__
 
 # A tile of columns.
-VECTORS = _next()
+VECTORS = _next()  # of its rows of packed weights
+KERNEL_VECTORS = _next()  # that are computed
 LAST_COLUMNS = _next()  # valid columns of its last vector
 COLUMNS = _next()  # valid columns in all
 CHANNEL, CHANNEL_END = _next(), _next()  # channels of x that it reads
