@@ -19,7 +19,7 @@ from ..runtime.target import lanes
 from . import tables as T
 from .layout import InPlace, Layout, Packed
 from .strips import tile_rows
-from .tiles import blocking, max_rows, max_vectors
+from .tiles import COPY_CYCLES, blocking, max_rows, max_vectors
 
 __all__ = ["Memory", "Plan", "make_plan", "plan_windows"]
 
@@ -141,9 +141,17 @@ class _Builder:
         lines_are_short = self.w.out < self.rows * (self.w.stride if geometry.spec.transposed else 1)
         self.panels_only = algorithm == "im2col" or (algorithm == "auto" and lines_are_short and not self.depthwise)
         self.in_place = in_place and not self.panels_only
+        self.whole_tiles = not layout.depthwise and self._rim_grows()
         self.panel_channels = self.held_columns = 1
         _, _, step_w, step_c = memory.y_steps
         self.scratch = memory.half != T.NOT_HALF or step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
+
+    def _rim_grows(self) -> bool:
+        """Weigh the copies that gather a tile's worth of rim against a tile of fewer rows, in cycles for each row."""
+        terms = self.h.taps * self.w.taps * self.group_channels
+        vectors = max((sum(c[T.VECTORS] for c in columns) for columns in self.layout.columns), default=0)
+        copies = self.h.taps * COPY_CYCLES + terms // self.lanes
+        return terms * vectors > self.rows * copies
 
     def _list_phases(self) -> Iterator[_LaidPhase]:
         """Match the geometry's phases with the layout's; what merged residues do not share is a phase of its own."""
@@ -351,14 +359,14 @@ class _Builder:
         call[T.SCRATCH_ROWS] = scratch_rows if self.scratch else max_positions
         call[T.SCRATCH_SIZE] = scratch_rows * self.held_columns if self.scratch else 1
         call[T.MAX_STRIPS] = max_positions
-        call[T.WHOLE_TILES] = int(not self.depthwise)
+        call[T.WHOLE_TILES] = int(self.whole_tiles)
         call[T.MAX_SEGMENTS] = max(1, segments)
         call[T.Y_STEP_N], _, call[T.Y_STEP_POSITION], call[T.Y_STEP_C] = memory.y_steps
         call[T.OUT_CHANNELS] = self.geometry.c_out
         return call
 
     def _tile_rows(self, row: list[int], start: int, stop: int) -> set[int]:
-        sizes = tile_rows(start, stop, row[T.W_FIRST], row[T.W_END], self.rows, not self.depthwise)
+        sizes = tile_rows(start, stop, row[T.W_FIRST], row[T.W_END], self.rows, self.whole_tiles)
         # A strip that the panel or the scratch cuts short is full tiles still.
         return sizes if self.in_place else {min(stop - start, self.rows), (stop - start) % self.rows} - {0}
 

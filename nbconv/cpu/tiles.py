@@ -12,7 +12,7 @@ import numpy as np
 
 from ..runtime.target import host_target
 
-__all__ = ["Blocking", "blocking", "max_rows", "max_vectors", "split_columns"]
+__all__ = ["COPY_CYCLES", "Blocking", "blocking", "max_rows", "max_vectors", "split_columns"]
 
 # vectors in a tile -> rows, for 32 and for 16 vector registers. At least 8 accumulators hide the latency of the
 # multiply-add on two units; more rows mean fewer loads of weights for each of them.
@@ -59,3 +59,6 @@ def blocking(dtype: np.dtype) -> Blocking:
         rows_span=int(96 * 1024 * scale),
         max_positions=512,
     )
+
+# Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
+COPY_CYCLES = 40
