@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-__all__ = ["Flat", "check_array", "check_out", "compute_dtype", "flat_view", "is_half", "one_dtype"]
+__all__ = ["Flat", "check_array", "check_out", "compute_dtype", "flat_data", "flat_view", "is_half", "one_dtype"]
 
 _ADVICE = "nbconv computes float32, float64, float16 and bfloat16"
 
@@ -142,20 +142,25 @@ def flat_view(array: np.ndarray) -> Flat:
     Nothing is copied, but for arrays whose strides are no multiple of their item size (fields of packed records).
     """
     item = array.itemsize
-    if item == 2:
-        if any(step % 2 for step in array.strides):
-            array = array.copy()
-        array = array.view(np.uint16) if array.ndim and array.dtype != np.uint16 else array
+    if array.flags.c_contiguous:
+        data, start = flat_data(array)
+        return Flat(data, start, contiguous_steps(array.shape))
+    if any(step % item for step in array.strides):
+        return flat_view(array.copy())
+    data, start = flat_data(array)
+    return Flat(data, start, _steps(array))
+
+
+def flat_data(array: np.ndarray) -> tuple[np.ndarray, int]:
+    """Give `flat_view` without the strides, for those who know them."""
+    if array.itemsize == 2:
+        array = array.view(np.uint16)
     if array.flags.c_contiguous:
         data, start = array.reshape(-1), 0
-        steps = contiguous_steps(array.shape)
     else:
+        item, steps = array.itemsize, _steps(array)
         if any(step % item for step in array.strides):
-            return flat_view(array.copy())
-        # A size-1 axis is never stepped along; its stride must not widen the span.
-        steps = tuple(
-            step // item if size > 1 else 0 for step, size in zip(array.strides, array.shape, strict=True)
-        )
+            return flat_data(array.copy())
         if array.size == 0:
             data, start = np.empty(0, array.dtype), 0
         else:
@@ -165,7 +170,14 @@ def flat_view(array: np.ndarray) -> Flat:
             start = sum(r for r, step in zip(reach, steps, strict=True) if step < 0)
     if not data.flags.writeable:
         data = np.asarray(_Alias(data))
-    return Flat(data, start, steps)
+    return data, start
+
+
+def _steps(array: np.ndarray) -> tuple[int, ...]:
+    # A size-1 axis is never stepped along; its stride must not widen the span.
+    return tuple(
+        step // array.itemsize if size > 1 else 0 for step, size in zip(array.strides, array.shape, strict=True)
+    )
 
 
 def contiguous_steps(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -122,8 +122,20 @@ def merge_phases(phases: tuple[Phase, ...]) -> tuple[tuple[Phase, ...], ...]:
     return tuple(map(tuple, groups))
 
 
+class _HashedOnce:
+    """Keeps a frozen dataclass's hash: specs and geometries are the keys of every cache on the way to a kernel."""
+
+    _hash: int | None = None
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            values = tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+            object.__setattr__(self, "_hash", hash(values))
+        return self._hash  # type: ignore[return-value]
+
+
 @dataclass(frozen=True)
-class ConvSpec:
+class ConvSpec(_HashedOnce):
     """What was asked for, checked and normalised; independent of shapes. Build it with `ConvSpec.of`."""
 
     op: str
@@ -135,6 +147,8 @@ class ConvSpec:
     groups: int
     output_padding: tuple[int, ...]
     padding_mode: str
+
+    __hash__ = _HashedOnce.__hash__
 
     @staticmethod
     def of(
@@ -189,7 +203,7 @@ class ConvSpec:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(_HashedOnce):
     """A `ConvSpec` bound to shapes."""
 
     spec: ConvSpec
@@ -198,6 +212,8 @@ class Geometry:
     c_in: int
     c_out: int
     axes: tuple[Axis, ...]
+
+    __hash__ = _HashedOnce.__hash__
 
     @property
     def groups(self) -> int:

@@ -1,14 +1,15 @@
-"""Layers for inference: objects that hold arrays and configuration only. No autograd, no state between calls."""
+"""Layers: objects that hold arrays and configuration only. No autograd, no state between calls."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .arrays import check_array, one_dtype
+from .backward import GRADIENTS, ConvGrads, check_needs, gradients
 from .counting import OperationCount, count_bound
 from .functional import Activation, check_activation, check_algorithm, output
 from .geometry import ConvSpec, bind, per_axis, whole
@@ -47,9 +48,11 @@ class _Layer:
         self._algorithm: str = p["algorithm"]
         self._bias_shape = None if bias is None else bias.shape
         self.weight, self.bias = weight, bias
+        self._weight_shape = weight.shape
         self._check_weight()
         from .cpu import backend
 
+        self._run = backend.run
         self._packed = backend.prepare_weights(self._spec, weight, may_view=False)
         self._numbers = backend.prepare_bias(None if bias is None else bias.copy(), self.c_out, self._dtype)
         self._address = backend.activation_address(self._activation, self._dtype)
@@ -78,15 +81,33 @@ class _Layer:
 
     def __call__(self, x: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
         """Run the layer on `x`, channels last, of the weights' dtype; see the function of the same name."""
-        name = self._spec.op
-        x = check_array(name, "x", x)
-        one_dtype(name, x=x, weight=self.weight)
-        geometry = bind(self._spec, x.shape, self.weight.shape, self._bias_shape)
+        if type(x) is not np.ndarray or x.dtype is not self._dtype:
+            x = check_array(self._spec.op, "x", x)
+            one_dtype(self._spec.op, x=x, weight=self.weight)
+        geometry = bind(self._spec, x.shape, self._weight_shape, self._bias_shape)
         y = output(geometry, self._dtype, out, x, self.weight, self.bias)
-        from .cpu import backend
-
-        backend.run(geometry, x, self._packed, self._numbers, y, self._address, self._algorithm)
+        self._run(geometry, x, self._packed, self._numbers, y, self._address, self._algorithm)
         return y
+
+    def backward(self, grad_output: np.ndarray, x: np.ndarray, *, needs: Sequence[str] | None = None) -> ConvGrads:
+        """Compute gradients from that of the result, as the ``*_backward`` function of the operation does.
+
+        Nothing is recorded by a call: `x`, shape (N, *spatial, C_in), is given again. `grad_output` has the shape of
+        ``layer(x)``. `needs` names the gradients; by default all that the layer has. A layer with an activation has no
+        `backward`: its gradient needs what came before the activation, which the layer does not keep.
+        """
+        name = self._spec.op
+        if self._activation is not None:
+            raise ValueError(
+                f"{name}: backward needs a layer without activation; got activation "
+                f"{self._parameters['activation']!r}: apply it, and its derivative, outside of the layer"
+            )
+        grad_output, x = check_array(name, "grad_output", grad_output), check_array(name, "x", x)
+        one_dtype(name, x=x, weight=self.weight, grad_output=grad_output)
+        if needs is None:
+            needs = GRADIENTS if self.bias is not None else GRADIENTS[:2]
+        geometry = bind(self._spec, x.shape, self.weight.shape)
+        return gradients(geometry, grad_output, x, self.weight, check_needs(name, needs))
 
     def output_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Give the shape of the result for an input of `x_shape`, e.g. ``(N, L, C_in) -> (N, L_out, C_out)``."""

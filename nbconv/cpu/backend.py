@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import compute_dtype, flat_view
+from ..arrays import compute_dtype, flat_data, flat_view
 from ..geometry import ConvSpec, Geometry
 from ..runtime.calls import NOTHING, elementwise
 from ..runtime.threads import get_num_threads, launch
@@ -14,10 +14,13 @@ from .activations import activation_function
 from .layout import Layout, in_place_layout, packed_layout
 from .loops import convolve
 from .memory_layout import four_steps, half_code
-from .plan import Memory, make_plan
+from .plan import Memory, Plan, make_plan
 from .weights import pack
 
 __all__ = ["Weights", "activation_address", "prepare_weights", "run"]
+
+
+_PLANS_KEPT = 256  # for each shape of weights: one for each shape and memory layout of x
 
 
 class Weights(NamedTuple):
@@ -72,17 +75,26 @@ def run(
     geometry: Geometry, x: np.ndarray, weights: Weights, bias: np.ndarray, y: np.ndarray, activation: int, algorithm: str
 ) -> None:
     """Compute one convolution into `y`; everything has been checked."""
-    x_flat, y_flat = flat_view(x), flat_view(y)
-    memory = Memory(
-        four_steps(x_flat, geometry), four_steps(y_flat, geometry), half_code(x.dtype), compute_dtype(x.dtype)
-    )
-    plan = make_plan(geometry, memory, weights.layout, algorithm, get_num_threads(), weights.finite)
-    merged = max(weights.layout.merged)
-    if merged > 1:
-        bias = np.tile(bias, merged)
-    if plan.jobs:
-        launch(
-            convolve, plan.jobs, plan.flops,
-            x_flat.data, x_flat.start, weights.data, weights.start, bias, y_flat.data, y_flat.start, activation,
-            plan.call, plan.phases, plan.chunks, plan.columns, plan.kernels, plan.x_segments, plan.w_segments,
-        )  # fmt: skip
+    layout = weights.layout
+    key = (geometry, x.strides, y.strides, x.dtype, algorithm, weights.finite, get_num_threads())
+    plan = layout.plans.get(key)
+    if plan is None:
+        if len(layout.plans) >= _PLANS_KEPT:
+            layout.plans.clear()
+        plan = layout.plans[key] = _plan(geometry, x, y, weights, algorithm)
+    if plan.jobs == 0:
+        return
+    if plan.merged > 1:
+        bias = np.tile(bias, plan.merged)
+    x_data, x_start = flat_data(x)
+    y_data, y_start = flat_data(y)
+    launch(
+        convolve, plan.jobs, plan.flops,
+        x_data, x_start, weights.data, weights.start, bias, y_data, y_start, activation, *plan.tables,
+    )  # fmt: skip
+
+
+def _plan(geometry: Geometry, x: np.ndarray, y: np.ndarray, weights: Weights, algorithm: str) -> Plan:
+    x_steps, y_steps = four_steps(flat_view(x), geometry), four_steps(flat_view(y), geometry)
+    memory = Memory(x_steps, y_steps, half_code(x.dtype), compute_dtype(x.dtype))
+    return make_plan(geometry, memory, weights.layout, algorithm, get_num_threads(), weights.finite)

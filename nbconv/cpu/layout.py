@@ -8,8 +8,9 @@ seen through a transposing view) are read where they are.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class Layout:
     """Each phase's taps in reading order, as indices in the whole kernel; a merged residue's are one further each."""
     columns: tuple[tuple[tuple[int, ...], ...], ...]
     """Each phase's tiles of columns; fields as in `tables`."""
+    plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    """Plans made for these weights, by everything that they depend on."""
 
 
 @dataclass(frozen=True, eq=False)

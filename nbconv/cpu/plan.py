@@ -28,15 +28,12 @@ __all__ = ["Memory", "Plan", "make_plan", "plan_windows"]
 class Plan:
     """Everything of a convolution but the arrays."""
 
-    call: np.ndarray
-    phases: np.ndarray
-    chunks: np.ndarray
-    columns: np.ndarray
-    kernels: np.ndarray
-    x_segments: np.ndarray
-    w_segments: np.ndarray
+    tables: tuple[np.ndarray, ...]
+    """As `loops.convolve` takes them: call, phases, chunks, columns, kernels, segments of x, segments of weights."""
     jobs: int
     flops: int
+    merged: int
+    """Copies of the bias that the widest phase needs side by side."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,6 @@ def _even_cuts(length: int, pieces: int) -> list[tuple[int, int]]:
     return [(length * i // pieces, length * (i + 1) // pieces) for i in range(pieces)]
 
 
-@lru_cache(maxsize=1024)
 def make_plan(
     geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool = True
 ) -> Plan:
@@ -213,17 +209,17 @@ class _Builder:
             p.h.axis.taps * p.w.axis.taps * p.h.axis.out * p.w.axis.out * sum(c[T.COLUMNS] for c in p.columns)
             for p in self.phases
         )
-        return Plan(
-            call=np.array(call, np.int64),
-            phases=np.array(phase_rows, np.int64).reshape(-1, T.PHASE_FIELDS),
-            chunks=np.array(chunks, np.int64).reshape(-1, T.CHUNK_FIELDS),
-            columns=np.array(columns, np.int64).reshape(-1, T.COLUMN_FIELDS),
-            kernels=self._kernels(tile_sizes),
-            x_segments=np.array(x_segments or [0], np.int64),
-            w_segments=np.array([row or [0] for row in w_segments], np.int64),
-            jobs=job_end if columns else 0,
-            flops=2 * geometry.n * self.group_channels * outputs_times_taps,
+        tables = (
+            np.array(call, np.int64),
+            np.array(phase_rows, np.int64).reshape(-1, T.PHASE_FIELDS),
+            np.array(chunks, np.int64).reshape(-1, T.CHUNK_FIELDS),
+            np.array(columns, np.int64).reshape(-1, T.COLUMN_FIELDS),
+            self._kernels(tile_sizes),
+            np.array(x_segments or [0], np.int64),
+            np.array([row or [0] for row in w_segments], np.int64),
         )
+        flops = 2 * geometry.n * self.group_channels * outputs_times_taps
+        return Plan(tables, job_end if columns else 0, flops, max(self.layout.merged))
 
     def _segments(self, row: list[int], phase: _LaidPhase, x_segments: list[int], w_segments: list[list[int]]) -> None:
         """Cut a phase's taps into segments, each a run of terms that lie evenly in x and in the weights."""

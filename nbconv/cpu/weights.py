@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
 from ..geometry import ConvSpec
@@ -21,20 +24,29 @@ def pack(
     half: int, dtype: np.dtype,
 ) -> np.ndarray:  # fmt: skip
     """Copy flat `weight`, whose shape and strides in numbers are given, into `layout`; half types are widened."""
-    c_group, o_group = channels_of(spec, shape)
     packed = np.empty(layout.size, dtype)
+    for at, *tables in _pack_tables(layout, spec, shape, steps):
+        _pack_phase(packed, at, weight, start, *tables, half)
+    return packed
+
+
+@lru_cache(maxsize=1024)
+def _pack_tables(
+    layout: Packed, spec: ConvSpec, shape: tuple[int, ...], steps: tuple[int, ...]
+) -> list[tuple[Any, ...]]:
+    """Give the arguments of `_pack_phase` for each phase that has weights."""
+    c_group, o_group = channels_of(spec, shape)
     offsets = [sum(i * s for i, s in zip(tap, steps[2:], strict=True)) for tap in np.ndindex(*shape[2:])]
     c_axis, o_axis = (0, 1) if spec.transposed else (1, 0)
-    for i, taps in enumerate(layout.taps):
-        if not taps or not layout.columns[i]:
-            continue
-        # Beyond a group's output channels lie the next group's, or the next residue's: its taps are one further.
-        further = steps[-1] if layout.merged[i] > 1 else steps[0] * (c_group if spec.transposed else o_group)
-        _pack_phase(
-            packed, layout.starts[i], weight, start, np.array([offsets[tap] for tap in taps], np.int64),
-            np.array(layout.columns[i], np.int64), c_group, o_group, steps[c_axis], steps[o_axis], further, half,
-        )  # fmt: skip
-    return packed
+    tables = []
+    for at, taps, columns, merged in zip(layout.starts, layout.taps, layout.columns, layout.merged, strict=True):
+        if taps and columns:
+            # Beyond a group's output channels lie the next group's, or the next residue's: its taps are one further.
+            further = steps[-1] if merged > 1 else steps[0] * (c_group if spec.transposed else o_group)
+            tap_offsets = np.array([offsets[tap] for tap in taps], np.int64)
+            column_table = np.array(columns, np.int64)
+            tables.append((at, tap_offsets, column_table, c_group, o_group, steps[c_axis], steps[o_axis], further))
+    return tables
 
 
 @serial
