@@ -6,13 +6,12 @@ layouts, read-only flags and alignments never make Numba compile again.
 
 from __future__ import annotations
 
-import operator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-__all__ = ["Flat", "check_array", "check_out", "compute_dtype", "flat_data", "flat_view", "is_half", "one_dtype"]
+__all__ = ["Flat", "check_array", "check_out", "compute_dtype", "flat_data", "flat_steps", "flat_view", "one_dtype"]
 
 _ADVICE = "nbconv computes float32, float64, float16 and bfloat16"
 
@@ -23,11 +22,6 @@ class Flat(NamedTuple):
     data: np.ndarray
     start: int
     steps: tuple[int, ...]
-
-
-def is_half(dtype: np.dtype) -> bool:
-    """Say whether numbers of this type are stored in 16 bits."""
-    return dtype.itemsize == 2
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -75,7 +69,8 @@ def _as_array(op: str, name: str, value: Any) -> np.ndarray:
             kind = type(value).__name__
             raise TypeError(f"{op}: {name} ({kind}) is no array that NumPy can view on the CPU: {error}") from None
     raise TypeError(
-        f"{op}: {name} must be a NumPy array; got {type(value).__name__}: use numpy.asarray({name}, dtype=numpy.float32)"
+        f"{op}: {name} must be a NumPy array; got {type(value).__name__}: "
+        f"use numpy.asarray({name}, dtype=numpy.float32)"
     )
 
 
@@ -109,7 +104,7 @@ def check_out(op: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, *input
         raise ValueError(f"{op}: out has shape {out.shape}, the result has {shape}")
     if not out.flags.writeable:
         raise ValueError(f"{op}: out is read-only")
-    if any(step == 0 and size > 1 for step, size in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(step == 0 and size > 1 for step, size in zip(out.strides, out.shape, strict=True)):
         raise ValueError(f"{op}: out overlaps itself (it is broadcast: strides {out.strides} of shape {out.shape})")
     for value in inputs:
         if value is not None and _overlap(out, value):
@@ -141,14 +136,7 @@ def flat_view(array: np.ndarray) -> Flat:
 
     Nothing is copied, but for arrays whose strides are no multiple of their item size (fields of packed records).
     """
-    item = array.itemsize
-    if array.flags.c_contiguous:
-        data, start = flat_data(array)
-        return Flat(data, start, contiguous_steps(array.shape))
-    if any(step % item for step in array.strides):
-        return flat_view(array.copy())
-    data, start = flat_data(array)
-    return Flat(data, start, _steps(array))
+    return Flat(*flat_data(array), flat_steps(array.shape, array.strides, array.itemsize))
 
 
 def flat_data(array: np.ndarray) -> tuple[np.ndarray, int]:
@@ -157,27 +145,30 @@ def flat_data(array: np.ndarray) -> tuple[np.ndarray, int]:
         array = array.view(np.uint16)
     if array.flags.c_contiguous:
         data, start = array.reshape(-1), 0
+    elif any(step % array.itemsize for step in array.strides):
+        data, start = array.copy().reshape(-1), 0
+    elif array.size == 0:
+        data, start = np.empty(0, array.dtype), 0
     else:
-        item, steps = array.itemsize, _steps(array)
-        if any(step % item for step in array.strides):
-            return flat_data(array.copy())
-        if array.size == 0:
-            data, start = np.empty(0, array.dtype), 0
-        else:
-            back = tuple(slice(None, None, -1) if step < 0 else slice(None) for step in steps)
-            reach = [(size - 1) * abs(step) for step, size in zip(steps, array.shape, strict=True)]
-            data = as_strided(array[back], (sum(reach) + 1,), (item,))
-            start = sum(r for r, step in zip(reach, steps, strict=True) if step < 0)
+        steps = flat_steps(array.shape, array.strides, array.itemsize)
+        back = tuple(slice(None, None, -1) if step < 0 else slice(None) for step in steps)
+        reach = [(size - 1) * abs(step) for step, size in zip(steps, array.shape, strict=True)]
+        data = as_strided(array[back], (sum(reach) + 1,), (array.itemsize,))
+        start = sum(r for r, step in zip(reach, steps, strict=True) if step < 0)
     if not data.flags.writeable:
         data = np.asarray(_Alias(data))
     return data, start
 
 
-def _steps(array: np.ndarray) -> tuple[int, ...]:
-    # A size-1 axis is never stepped along; its stride must not widen the span.
-    return tuple(
-        step // array.itemsize if size > 1 else 0 for step, size in zip(array.strides, array.shape, strict=True)
-    )
+def flat_steps(shape: tuple[int, ...], strides: tuple[int, ...], item: int) -> tuple[int, ...]:
+    """Give the strides, in numbers, of the view that `flat_data` makes of an array of these strides in bytes."""
+    if any(step % item for step in strides):
+        return contiguous_steps(shape)
+    # A size-1 axis is never stepped along: NumPy gives it any stride, which must not tell plans apart.
+    steps, contiguous = [], contiguous_steps(shape)
+    for size, step, packed in zip(shape, strides, contiguous, strict=True):
+        steps.append(step // item if size > 1 else packed)
+    return tuple(steps)
 
 
 def contiguous_steps(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -185,5 +176,5 @@ def contiguous_steps(shape: tuple[int, ...]) -> tuple[int, ...]:
     steps, step = [], 1
     for size in reversed(shape):
         steps.append(step)
-        step = operator.mul(step, max(1, size))
+        step *= max(1, size)
     return tuple(reversed(steps))

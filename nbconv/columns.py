@@ -99,7 +99,8 @@ def col2im(
     taps = math.prod(kernel)
     if cols.ndim not in (ndim + 1, ndim + 2) or cols.shape[-1] % taps:
         raise ValueError(
-            f"col2im: cols must have {ndim + 1} or {ndim + 2} axes, the last a multiple of {taps} taps; got {cols.shape}"
+            f"col2im: cols must have {ndim + 1} or {ndim + 2} axes, the last a multiple of {taps} taps; "
+            f"got {cols.shape}"
         )
     x_shape = (*cols.shape[: cols.ndim - ndim - 1], *spatial, cols.shape[-1] // taps)
     geometry = bind_window(spec, x_shape, kernel)

@@ -276,7 +276,9 @@ def convolve(
     op = spec.op
     x, weight = check_array(op, "x", x), check_array(op, "weight", weight)
     bias = None if bias is None else check_array(op, "bias", bias)
-    dtype = one_dtype(op, x=x, weight=weight, bias=bias)
+    dtype = x.dtype
+    if weight.dtype is not dtype or (bias is not None and bias.dtype is not dtype):
+        dtype = one_dtype(op, x=x, weight=weight, bias=bias)
     geometry = bind(spec, x.shape, weight.shape, None if bias is None else bias.shape)
     named = check_activation(op, activation)
     check_algorithm(op, algorithm)
@@ -310,6 +312,6 @@ def check_activation(op: str, activation: Activation) -> tuple[str, float | None
     name = parts[0] if parts and isinstance(parts[0], str) else ""
     takes = int(ACTIVATIONS.get(name) is not None)
     if name not in ACTIVATIONS or len(parts) > 1 + takes or not all(isinstance(p, Real) for p in parts[1:]):
-        names = ", ".join(repr(n) if value is None else f"({n!r}, {value})" for n, value in ACTIVATIONS.items())
+        names = ", ".join(n if value is None else f"({n!r}, {value})" for n, value in ACTIVATIONS.items())
         raise ValueError(f"{op}: activation must be None or one of {names}; got {activation!r}")
     return name, float(parts[1]) if len(parts) > 1 else ACTIVATIONS[name]

@@ -75,12 +75,12 @@ UNIT_PHASE = Phase(Axis(1, 1, 1, 1, 0, 0, 1), 0, 1, 0, 1)
 def axis_phases(axis: Axis, transposed: bool) -> tuple[Phase, ...]:
     """Cut one axis into phases; see `Phase`.
 
-    Derivation for the transposed operation with stride `s`, dilation `d`, crop `lo`: output `o` receives tap `j` of input
-    `i` where `i*s + j*d - lo == o`. Among the outputs `o = r + q*s` of residue `r`, tap `j` takes part iff
-    `(r + lo - j*d) % s == 0`. With `g = gcd(s, d)` that is no tap unless `g` divides `r + lo`, else every `s/g`-th tap
-    from some `j0` on. The input position is `i = q + (r + lo - j*d)/s`: it grows by one with `q`, and by `d/g` from each
-    such tap to the one *before* it. Taken from the last tap down, these taps are an ordinary correlation of stride 1
-    and dilation `d/g`.
+    Derivation for the transposed operation with stride `s`, dilation `d`, crop `lo`: output `o` receives tap `j` of
+    input `i` where `i*s + j*d - lo == o`. Among the outputs `o = r + q*s` of residue `r`, tap `j` takes part iff
+    `(r + lo - j*d) % s == 0`. With `g = gcd(s, d)` that is no tap unless `g` divides `r + lo`, else every `s/g`-th
+    tap from some `j0` on. The input position is `i = q + (r + lo - j*d)/s`: it grows by one with `q`, and by `d/g`
+    from each such tap to the one *before* it. Taken from the last tap down, these taps are an ordinary correlation of
+    stride 1 and dilation `d/g`.
     """
     if not transposed:
         return (Phase(axis, 0, 1, 0, 1),)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import compute_dtype, flat_data, flat_view
+from ..arrays import compute_dtype, flat_data, flat_steps, flat_view
 from ..geometry import ConvSpec, Geometry
 from ..runtime.calls import NOTHING, elementwise
 from ..runtime.threads import get_num_threads, launch
 from .activations import activation_function
-from .layout import Layout, in_place_layout, packed_layout
+from .layout import Layout, Packed, in_place_layout, packed_layout
 from .loops import convolve
 from .memory_layout import four_steps, half_code
 from .plan import Memory, Plan, make_plan
@@ -35,22 +36,28 @@ class Weights(NamedTuple):
 
 def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, may_view: bool) -> Weights:
     """Pack the weights, or, where `may_view`, view them in place if they lie so that tiles can read them."""
-    dtype, shape = weight.dtype, weight.shape
-    compute = compute_dtype(dtype)
-    data, start, steps = flat_view(weight)
-    if may_view and dtype == compute:
-        in_place = in_place_layout(spec, shape, steps, compute)
-        if in_place is not None:
-            return Weights(in_place, data, start, _finite(spec, data))
-    layout = packed_layout(spec, shape, compute)
-    packed = pack(layout, spec, data, shape, steps, start, half_code(dtype), compute)
-    return Weights(layout, packed, 0, _finite(spec, packed))
-
-
-def _finite(spec: ConvSpec, weights: np.ndarray) -> bool:
+    layout, steps = _layout(spec, weight.shape, weight.strides, weight.dtype, may_view)
+    data, start = flat_data(weight)
+    if isinstance(layout, Packed):
+        compute = compute_dtype(weight.dtype)
+        data, start = pack(layout, spec, data, weight.shape, steps, start, half_code(weight.dtype), compute), 0
     # Any infinity or NaN shows in the sum; a sum that overflows by itself only costs time.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return not spec.transposed or bool(np.isfinite(weights.sum()))
+    finite = True
+    if spec.transposed:
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = bool(np.isfinite(data.sum()))
+    return Weights(layout, data, start, finite)
+
+
+@lru_cache(maxsize=1024)
+def _layout(
+    spec: ConvSpec, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype, may_view: bool
+) -> tuple[Layout, tuple[int, ...]]:
+    """Choose how weights of these strides (in bytes) lie for the tiles; give their strides in numbers too."""
+    compute = compute_dtype(dtype)
+    steps = flat_steps(shape, strides, dtype.itemsize)
+    in_place = in_place_layout(spec, shape, steps, compute) if may_view and dtype == compute else None
+    return in_place or packed_layout(spec, shape, compute), steps
 
 
 def prepare_bias(bias: np.ndarray | None, c_out: int, dtype: np.dtype) -> np.ndarray:
@@ -72,8 +79,9 @@ def activation_address(activation: tuple[str, float | None] | None, dtype: np.dt
 
 
 def run(
-    geometry: Geometry, x: np.ndarray, weights: Weights, bias: np.ndarray, y: np.ndarray, activation: int, algorithm: str
-) -> None:
+    geometry: Geometry, x: np.ndarray, weights: Weights, bias: np.ndarray, y: np.ndarray, activation: int,
+    algorithm: str,
+) -> None:  # fmt: skip
     """Compute one convolution into `y`; everything has been checked."""
     layout = weights.layout
     key = (geometry, x.strides, y.strides, x.dtype, algorithm, weights.finite, get_num_threads())

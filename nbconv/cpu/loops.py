@@ -1,7 +1,7 @@
 """The loops of every convolution: jobs, tiles, chunks of the reduction, tiles of columns.
 
-One nest serves one and two dimensions, convolution and transposed convolution, dense, grouped and depthwise: the planner
-has turned each into phases, lines, segments and columns (see `tables`).
+One nest serves one and two dimensions, convolution and transposed convolution, dense, grouped and depthwise: the
+planner has turned each into phases, lines, segments and columns (see `tables`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def convolve(
 ):  # fmt: skip
     """Run the jobs `[job, job_end)`.
 
-    Math     y[p, o] = activation(bias[o] + sum over taps t and channels c of x[p*stride + t*dilation - lo, c] * w[t, c, o])
+    Math     y[p, o] = activation(bias[o] + sum_t sum_c x[p*stride + t*dilation - lo, c] * w[t, c, o])
     Shapes   x, w, y flat, with the strides of `call` and `phases` . bias (c_out,)
     Threads  over jobs: every job owns its outputs, so the bits do not depend on the number of threads
     """
@@ -79,7 +79,7 @@ def _run_jobs(
 
 @helper
 def _list_strips(strips, x_start, y_start, block, call, phase):
-    """List the strips of one block of positions; say for each where its rows are read in place, or that they are not."""
+    """List the strips of one block of positions, each with the place in x of its first row, or `_GATHERED`."""
     length = phase[T.LINE_LENGTH]
     if phase[T.BLOCKS_PER_LINE] > 1:
         first_line, part = divmod(block, phase[T.BLOCKS_PER_LINE])
@@ -166,9 +166,7 @@ def _run_chunk(
         column = columns[j]
         vectors, last, out_channel = column[T.VECTORS], column[T.LAST_COLUMNS], column[T.OUT_CHANNEL]
         w_k = column[T.WEIGHT_K]
-        w_at = (
-            w_start + phase[T.WEIGHT_START] + column[T.WEIGHT_OFFSET] + chunk[T.CHUNK_K] * w_k
-        )
+        w_at = w_start + phase[T.WEIGHT_START] + column[T.WEIGHT_OFFSET] + chunk[T.CHUNK_K] * w_k
         w_taps = w_segments[vectors]
         for i in range(strips.shape[0]):
             rows, tiles, x_at, position = strips[i, _ROWS], strips[i, _TILES], strips[i, _X], strips[i, _POSITION]
@@ -182,12 +180,14 @@ def _run_chunk(
             if x_at != _GATHERED:
                 run_tile(
                     kernel, x, x_at + (column[T.CHANNEL] + chunk[T.CHUNK_K]) * x_c, x_row, x_c, x_segments,
-                    w, w_at, w_k, w_taps, segment, segment_end, run, init, init_at, init_row, sums, at, row, last, tiles,
+                    w, w_at, w_k, w_taps, segment, segment_end, run,
+                    init, init_at, init_row, sums, at, row, last, tiles,
                 )  # fmt: skip
             elif call[T.SKIP] == 0:
                 run_tile(
                     kernel, panel, panel_at, panel_row, 1, panel_segments,
-                    w, w_at, w_k, w_taps, segment, segment_end, run, init, init_at, init_row, sums, at, row, last, tiles,
+                    w, w_at, w_k, w_taps, segment, segment_end, run,
+                    init, init_at, init_row, sums, at, row, last, tiles,
                 )  # fmt: skip
             else:
                 _multiply_real_taps(

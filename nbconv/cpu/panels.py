@@ -1,7 +1,7 @@
 """Panels: gathered rows for the tiles that cannot read `x` in place.
 
-This is the one home of borders. A panel row holds the window of one output position: tap by tap, channel by channel, with
-the padding rule applied and half types widened. Rows at the rim of the image, rows of half-precision input and tiles
+This is the one home of borders. A panel row holds the window of one output position: tap by tap, channel by channel,
+with the padding rule applied and half types widened. Rows at the rim of the image, rows of half-precision input and tiles
 that cross image rows come from here; all others are read straight from `x`.
 """
 
@@ -15,7 +15,7 @@ from . import tables as T
 
 __all__ = ["copy_numbers", "fill_panel", "read_number", "source_position"]
 
-_ZEROS, _REFLECT, _REPLICATE, _CIRCULAR = (PADDING_MODES.index(m) for m in ("zeros", "reflect", "replicate", "circular"))
+_REFLECT, _REPLICATE, _CIRCULAR = (PADDING_MODES.index(mode) for mode in ("reflect", "replicate", "circular"))
 
 
 @helper

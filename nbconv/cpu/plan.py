@@ -1,7 +1,7 @@
 """The planner: turns a bound geometry into the tables that the loops run. Integers only; cached on every input.
 
-Here it is decided which positions form lines, which taps fuse into one run, how the reduction is cut into chunks, and how
-work is cut into jobs.
+Here it is decided which positions form lines, which taps fuse into one run, how the reduction is cut into chunks, and
+how work is cut into jobs.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ def _even_cuts(length: int, pieces: int) -> list[tuple[int, int]]:
     return [(length * i // pieces, length * (i + 1) // pieces) for i in range(pieces)]
 
 
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
 def make_plan(
     geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool = True
 ) -> Plan:
@@ -97,7 +101,7 @@ def _phase_row(phase_h: Phase, phase_w: Phase, memory: Memory) -> list[int]:
 class _LaidPhase(NamedTuple):
     """A phase along both axes, and the layout's number and columns for it."""
 
-    index: int
+    number: int
     h: Phase
     w: Phase
     columns: tuple[tuple[int, ...], ...]
@@ -235,11 +239,11 @@ class _Builder:
         firsts = [(h, w) for h in range(taps_h) for w in range(0, taps_w, fuse)]
         x_segments += [h * phase.h.axis.dilation * step_h + w * dilation_w * step_w for h, w in firsts]
         if isinstance(layout, Packed):
-            row[T.WEIGHT_START] = layout.starts[phase.index]
+            row[T.WEIGHT_START] = layout.starts[phase.number]
         # One row for each width of a column tile: the rows of a packed tile are as wide as the tile.
         for vectors, table in enumerate(w_segments):
             if isinstance(layout, InPlace):
-                taps = layout.taps[phase.index]
+                taps = layout.taps[phase.number]
                 table += [layout.tap_offsets[taps[h * taps_w + w]] for h, w in firsts]
             else:
                 table += [(h * taps_w + w) * c * vectors * self.lanes for h, w in firsts]
@@ -248,7 +252,7 @@ class _Builder:
         """Say whether, in place, each tap's weights follow the previous tap's."""
         assert isinstance(layout, InPlace)
         k_step = phase.columns[0][T.WEIGHT_K] if phase.columns else 0
-        taps, offsets = layout.taps[phase.index], layout.tap_offsets
+        taps, offsets = layout.taps[phase.number], layout.tap_offsets
         steps = {offsets[taps[w + 1]] - offsets[taps[w]] for w in range(taps_w - 1)}
         return steps == {self.group_channels * k_step}
 
@@ -292,7 +296,7 @@ class _Builder:
         """Cut a phase's positions into lines and blocks; give the number of blocks and the most positions in one."""
         n, h, w = self.geometry.n, phase.h.axis, phase.w.axis
         lines, length = n * h.out, w.out
-        step_n, step_h, step_w, _ = self.memory.y_steps
+        step_n = self.memory.y_steps[0]
         evenly = row[T.Y_STEP_H] == w.out * row[T.Y_STEP_W] and (n == 1 or step_n == h.out * row[T.Y_STEP_H])
         if self.panels_only and (evenly or self.scratch):
             lines, length = 1, lines * length  # tiles may cross the rows of the image
@@ -300,14 +304,14 @@ class _Builder:
         if self.workers > 1:
             # Four blocks for each thread let the last ones finish together.
             share = -(-lines * length // (4 * self.workers))
-            limit = max(self.rows, min(limit, -(-share // self.rows) * self.rows))
+            limit = max(self.rows, min(limit, _round_up(share, self.rows)))
         row[T.LINES], row[T.LINE_LENGTH] = lines, length
         if lines * length == 0:
             row[T.BLOCK], row[T.BLOCKS_PER_LINE], row[T.LINES_PER_BLOCK] = 1, 1, 1
             return 0, 1
         if length > limit:
             pieces = -(-length // limit)
-            block = -(-(-(-length // pieces)) // self.rows) * self.rows
+            block = _round_up(-(-length // pieces), self.rows)
             pieces = -(-length // block)
             row[T.BLOCK], row[T.BLOCKS_PER_LINE], row[T.LINES_PER_BLOCK] = block, pieces, 1
             for start in range(0, length, block):

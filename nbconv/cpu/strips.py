@@ -11,7 +11,7 @@ __all__ = ["cut_line", "tile_rows"]
 def cut_line(start, stop, first, end, rows, whole_tiles):
     """Give the part of `[start, stop)` that is read in place, of which `[first, end)` could be.
 
-    With `whole_tiles` the gathered rims grow to full tiles of `rows`: there a tile of few rows would cost more than copies.
+    With `whole_tiles` the gathered rims grow to full tiles of `rows`: a tile of few rows would cost more than copies.
     """
     first = min(max(start, first), stop)
     end = min(max(first, end), stop)

@@ -1,6 +1,6 @@
 """The integers that the planner hands to the loops: one name for each column of each table.
 
-Tables are int64 arrays: they cost one argument each and no specialisation. Offsets and strides count numbers, not bytes.
+Tables are int64 arrays: one argument each and no specialisation. Offsets and strides count numbers, not bytes.
 """
 
 from __future__ import annotations

@@ -60,5 +60,6 @@ def blocking(dtype: np.dtype) -> Blocking:
         max_positions=512,
     )
 
+
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 COPY_CYCLES = 40

@@ -31,9 +31,7 @@ def pack(
 
 
 @lru_cache(maxsize=1024)
-def _pack_tables(
-    layout: Packed, spec: ConvSpec, shape: tuple[int, ...], steps: tuple[int, ...]
-) -> list[tuple[Any, ...]]:
+def _pack_tables(layout: Packed, spec: ConvSpec, shape: tuple[int, ...], steps: tuple[int, ...]) -> list[Any]:
     """Give the arguments of `_pack_phase` for each phase that has weights."""
     c_group, o_group = channels_of(spec, shape)
     offsets = [sum(i * s for i, s in zip(tap, steps[2:], strict=True)) for tap in np.ndindex(*shape[2:])]

@@ -6,7 +6,7 @@ compiled without knowing any tile size, so a shape costs only the few small kern
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ def _view(flat: np.ndarray, start: int, shape: tuple[int, ...], steps: tuple[int
     return as_strided(flat[start:], shape, tuple(step * flat.itemsize for step in steps))
 
 
-@lru_cache(maxsize=None)
+@cache
 def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
     """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address."""
     width = lanes(dtype)
@@ -123,7 +123,9 @@ def _run_tile(
 
 
 @intrinsic
-def _call_address(typing_context, address, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles):
+def _call_address(
+    typing_context, address, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles
+):
     """Call the tile kernel at `address`."""
 
     def codegen(context, builder, signature, args):
@@ -256,7 +258,9 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
         return context.get_dummy_value()
 
     @intrinsic
-    def tile_product(typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles):
+    def tile_product(
+        typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles
+    ):
         return types.void(*[types.intp] * _N_ARGS), codegen
 
     return tile_product

@@ -10,11 +10,15 @@ from functools import lru_cache
 
 import llvmlite.binding as llvm
 import numba
-import numba.core.codegen  # noqa: F401  (initialises LLVM's native target)
 import numpy as np
 from llvmlite import ir
 
 __all__ = ["Target", "host_target", "lanes"]
+
+
+# Numba does this too, but only where it compiles.
+llvm.initialize_native_target()
+llvm.initialize_native_asmprinter()
 
 
 @dataclass(frozen=True)
