@@ -71,7 +71,7 @@ def conv1d(
     out : ndarray, shape of the result, optional
         Written and returned; any strides.
     algorithm : {"auto", "direct", "im2col"}
-        "direct" reads rows in place, "im2col" gathers them into a small panel; the bits are the same.
+        "direct" reads rows in place, "im2col" gathers them into a small panel; whole-number data give equal results.
 
     Returns
     -------

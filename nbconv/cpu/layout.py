@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..geometry import UNIT_PHASE, ConvSpec, Phase, axis_phases, bind, merge_phases
+from ..runtime.microkernel import DENSE, DEPTHWISE, DOT
 from ..runtime.target import lanes
 from . import tables as T
-from .tiles import max_vectors, split_columns
+from .tiles import max_dot_columns, max_vectors, split_columns
 
 __all__ = ["InPlace", "Layout", "Packed", "channels_of", "in_place_layout", "packed_layout"]
 
@@ -26,7 +27,8 @@ __all__ = ["InPlace", "Layout", "Packed", "channels_of", "in_place_layout", "pac
 class Layout:
     """Tables of weights, phase by phase. Made once for each shape of weights, so compared by identity."""
 
-    depthwise: bool
+    kind: int
+    """DENSE, DEPTHWISE or DOT: the tiles that read the weights."""
     phases_w: int
     """Phases along the last axis; phase (h, w) is number ``h * phases_w + w``."""
     merged: tuple[int, ...]
@@ -65,26 +67,50 @@ def channels_of(spec: ConvSpec, weight_shape: tuple[int, ...]) -> tuple[int, int
 def packed_layout(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype) -> Packed:
     """Lay out packed weights of the compute type `dtype`; independent of the shape of x."""
     c_group, o_group = channels_of(spec, weight_shape)
-    # Tiles span groups where each reads one channel of x and has too few outputs to fill a vector.
-    depthwise = spec.groups > 1 and c_group == 1 and o_group < lanes(dtype)
     phases_w, phases = _phases(spec, weight_shape, merging=spec.groups == 1)
     width = lanes(dtype)
+    kind = _choose_kind(spec, weight_shape, dtype, max(merged for merged, _ in phases))
     starts, all_columns, at = [], [], 0
     for merged, taps in phases:
+        terms = len(taps) * c_group
         columns = []
         first = 0
-        for out, vectors, count, group in _cut_columns(spec, o_group * merged, depthwise, width):
-            fields = _fields(out, vectors, count, width)
-            fields[T.CHANNEL], fields[T.CHANNEL_END] = _read_channels(depthwise, out, count, group, c_group)
-            fields[T.WEIGHT_OFFSET] = first * width * len(taps) * c_group
-            fields[T.WEIGHT_K] = vectors * width
-            columns.append(tuple(fields))
-            first += vectors
+        if kind == DOT:
+            columns.append(_dot_column(o_group * merged, c_group, terms))
+            first = o_group * merged
+        else:
+            for out, vectors, count, group in _cut_columns(spec, o_group * merged, kind == DEPTHWISE, width):
+                fields = _fields(out, vectors, count, width)
+                fields[T.CHANNEL], fields[T.CHANNEL_END] = _read_channels(kind == DEPTHWISE, out, count, group, c_group)
+                fields[T.WEIGHT_OFFSET] = first * terms
+                fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = vectors * width
+                columns.append(tuple(fields))
+                first += vectors * width
         starts.append(at)
         all_columns.append(tuple(columns))
-        at += len(taps) * c_group * first * width
+        at += terms * first
     merges, taps_of_phases = zip(*phases, strict=True)
-    return Packed(depthwise, phases_w, merges, taps_of_phases, tuple(all_columns), tuple(starts), at)
+    return Packed(kind, phases_w, merges, taps_of_phases, tuple(all_columns), tuple(starts), at)
+
+
+def _choose_kind(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype, merged: int) -> int:
+    c_group, o_group = channels_of(spec, weight_shape)
+    if spec.groups > 1:
+        # Tiles span groups where each reads one channel of x and has too few outputs to fill a vector.
+        return DEPTHWISE if c_group == 1 and o_group < lanes(dtype) else DENSE
+    # Of a row of the window, the terms that lie together in x must fill vectors too.
+    taps = 1 if spec.dilation[-1] > 1 else weight_shape[-1] // (spec.stride[-1] if spec.transposed else 1)
+    few = 0 < o_group * merged <= max_dot_columns(dtype)
+    return DOT if few and taps * c_group >= lanes(dtype) else DENSE
+
+
+def _dot_column(columns: int, c_group: int, terms: int) -> tuple[int, ...]:
+    """Describe the one tile of few columns: each column's terms lie together."""
+    fields = [0] * T.COLUMN_FIELDS
+    fields[T.VECTORS] = fields[T.KERNEL_VECTORS] = fields[T.COLUMNS] = columns
+    fields[T.CHANNEL_END] = c_group
+    fields[T.WEIGHT_K], fields[T.WEIGHT_TERM] = terms, 1
+    return tuple(fields)
 
 
 @lru_cache(maxsize=1024)
@@ -103,12 +129,13 @@ def in_place_layout(
     for out, vectors, count, group in _cut_columns(spec, o_group, False, width):
         fields = _fields(out, vectors, count, width)
         fields[T.CHANNEL], fields[T.CHANNEL_END] = _read_channels(False, out, count, group, c_group)
-        fields[T.WEIGHT_OFFSET], fields[T.WEIGHT_K] = out, steps[1 - out_axis]
+        fields[T.WEIGHT_OFFSET] = out
+        fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = steps[1 - out_axis]
         columns.append(tuple(fields))
     offsets = [sum(i * s for i, s in zip(tap, steps[2:], strict=True)) for tap in np.ndindex(*weight_shape[2:])]
     phases_w, phases = _phases(spec, weight_shape, merging=False)
     merges, taps = zip(*phases, strict=True)
-    return InPlace(False, phases_w, merges, taps, (tuple(columns),) * len(phases), tuple(offsets))
+    return InPlace(DENSE, phases_w, merges, taps, (tuple(columns),) * len(phases), tuple(offsets))
 
 
 def _phases(

@@ -166,7 +166,7 @@ def _run_chunk(
         column = columns[j]
         vectors, last, out_channel = column[T.VECTORS], column[T.LAST_COLUMNS], column[T.OUT_CHANNEL]
         w_k = column[T.WEIGHT_K]
-        w_at = w_start + phase[T.WEIGHT_START] + column[T.WEIGHT_OFFSET] + chunk[T.CHUNK_K] * w_k
+        w_at = w_start + phase[T.WEIGHT_START] + column[T.WEIGHT_OFFSET] + chunk[T.CHUNK_K] * column[T.WEIGHT_TERM]
         w_taps = w_segments[vectors]
         for i in range(strips.shape[0]):
             rows, tiles, x_at, position = strips[i, _ROWS], strips[i, _TILES], strips[i, _X], strips[i, _POSITION]
@@ -192,7 +192,7 @@ def _run_chunk(
             else:
                 _multiply_real_taps(
                     kernels[column[T.KERNEL_VECTORS], 1], panel, panel_at, panel_row, width, panel_segments,
-                    w, w_at - chunk[T.CHUNK_K] * w_k, w_taps, rows * tiles, init, init_at, init_row, sums, at, row,
+                    w, w_at - chunk[T.CHUNK_K] * column[T.WEIGHT_TERM], w_taps, rows * tiles, init, init_at, init_row, sums, at, row,
                     position, call, phase, chunk, column,
                 )  # fmt: skip
             if is_last:
@@ -231,7 +231,7 @@ def _multiply_real_taps(
                 term = inner * call[T.GROUP_CHANNELS] + chunk[T.CHUNK_CHANNEL]
                 a_at = panel_at + m * panel_row + (tap - first) * width - panel_segments[segment]
                 run_tile(
-                    kernel, panel, a_at, panel_row, 1, panel_segments, w, w_at + term * w_k, w_k, w_taps,
+                    kernel, panel, a_at, panel_row, 1, panel_segments, w, w_at + term * column[T.WEIGHT_TERM], w_k, w_taps,
                     segment, segment + real, channels,
                     sums if real else init, to if real else init_at + m * init_row, 0, sums, to, 0, last,
                 )  # fmt: skip

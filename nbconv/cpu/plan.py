@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..geometry import PADDING_MODES, UNIT_PHASE, Axis, Geometry, Phase, axis_phases, merge_phases
-from ..runtime.microkernel import DENSE, DEPTHWISE, tile_kernel
+from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, tile_kernel
 from ..runtime.target import lanes
 from . import tables as T
 from .layout import InPlace, Layout, Packed
 from .strips import tile_rows
-from .tiles import COPY_CYCLES, blocking, max_rows, max_vectors
+from .tiles import COPY_CYCLES, blocking, max_dot_rows, max_rows
 
 __all__ = ["Memory", "Plan", "make_plan", "plan_windows"]
 
@@ -108,7 +108,7 @@ class _LaidPhase(NamedTuple):
 
 
 def _first_columns(columns: tuple[tuple[int, ...], ...], count: int, lanes: int) -> Iterator[tuple[int, ...]]:
-    """Trim tiles of columns to the first `count` of all."""
+    """Trim tiles of columns to the first `count` of all; a dot tile's vectors have one lane."""
     for column in columns:
         left = min(column[T.COLUMNS], count - column[T.OUT_CHANNEL])
         if left > 0:
@@ -126,22 +126,22 @@ class _Builder:
         self.skip = geometry.spec.transposed and not finite
         self.geometry, self.memory, self.layout, self.workers = geometry, memory, layout, workers
         self.blocking, self.lanes = blocking(memory.compute), lanes(memory.compute)
-        self.depthwise = layout.depthwise
-        self.group_channels = 1 if layout.depthwise else geometry.c_in // geometry.groups
-        self.repeat = geometry.c_out // geometry.c_in if layout.depthwise else 1
-        self.channels = geometry.c_out if layout.depthwise else geometry.c_in
-        widest = max((column[T.VECTORS] for columns in layout.columns for column in columns), default=1)
-        self.rows = max_rows(widest, layout.depthwise)
+        self.depthwise = layout.kind == DEPTHWISE
+        self.group_channels = 1 if self.depthwise else geometry.c_in // geometry.groups
+        self.repeat = geometry.c_out // geometry.c_in if self.depthwise else 1
+        self.channels = geometry.c_out if self.depthwise else geometry.c_in
+        self.widest = widest = max((column[T.VECTORS] for columns in layout.columns for column in columns), default=1)
+        self.rows = max_dot_rows(widest) if layout.kind == DOT else max_rows(widest, self.depthwise)
         self.h, self.w = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
         self.phases = list(self._list_phases())
-        # Whole words only: a half-precision row is widened in a panel, and a depthwise tile loads vectors of channels.
+        # A half-precision row is widened in a panel; depthwise and dot tiles load vectors of channels.
         in_place = memory.half == T.NOT_HALF and self.repeat == 1
-        if layout.depthwise and memory.x_steps[3] != 1:
+        if layout.kind != DENSE and memory.x_steps[3] != 1:
             in_place = False
         lines_are_short = self.w.out < self.rows * (self.w.stride if geometry.spec.transposed else 1)
         self.panels_only = algorithm == "im2col" or (algorithm == "auto" and lines_are_short and not self.depthwise)
         self.in_place = in_place and not self.panels_only
-        self.whole_tiles = not layout.depthwise and self._rim_grows()
+        self.whole_tiles = layout.kind == DENSE and self._rim_grows()
         self.panel_channels = self.held_columns = 1
         _, _, step_w, step_c = memory.y_steps
         self.scratch = memory.half != T.NOT_HALF or step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
@@ -173,7 +173,12 @@ class _Builder:
                     more = sum(out > shared for out in outs) * geometry.c_out
                     axis = first.axis._replace(out=outs[0] - shared, lo=first.axis.lo - shared * first.axis.stride)
                     rest = first._replace(axis=axis, out_start=first.out_start + shared * first.out_step)
-                    yield _LaidPhase(index, phase_h, rest, tuple(_first_columns(columns, more, self.lanes)))
+                    yield _LaidPhase(
+                        index,
+                        phase_h,
+                        rest,
+                        tuple(_first_columns(columns, more, 1 if layout.kind == DOT else self.lanes)),
+                    )
 
     def build(self) -> Plan:
         geometry = self.geometry
@@ -193,7 +198,7 @@ class _Builder:
         chunks: list[list[int]] = []
         columns: list[tuple[int, ...]] = []
         x_segments: list[int] = []
-        w_segments: list[list[int]] = [[] for _ in range(max_vectors() + 1)]
+        w_segments: list[list[int]] = [[] for _ in range(self.widest + 1)]
         panel_terms, job_end = 1, 0
         for row, phase in zip(phase_rows, self.phases, strict=True):
             job_end += row[T.JOB_END] * column_blocks
@@ -246,7 +251,8 @@ class _Builder:
                 taps = layout.taps[phase.number]
                 table += [layout.tap_offsets[taps[h * taps_w + w]] for h, w in firsts]
             else:
-                table += [(h * taps_w + w) * c * vectors * self.lanes for h, w in firsts]
+                term = 1 if layout.kind == DOT else vectors * self.lanes
+                table += [(h * taps_w + w) * c * term for h, w in firsts]
 
     def _weights_fuse(self, layout: Layout, phase: _LaidPhase, taps_w: int) -> bool:
         """Say whether, in place, each tap's weights follow the previous tap's."""
@@ -372,9 +378,8 @@ class _Builder:
 
     def _kernels(self, tile_sizes: set[int]) -> np.ndarray:
         """Compile the tile kernels that lines are cut into."""
-        kernels = np.zeros((max_vectors() + 1, self.rows + 1), np.int64)
-        kind = DEPTHWISE if self.depthwise else DENSE
+        kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
         for rows in tile_sizes:
             for vectors in {column[T.KERNEL_VECTORS] for phase in self.phases for column in phase.columns}:
-                kernels[vectors, rows] = tile_kernel(self.memory.compute, kind, rows, vectors)
+                kernels[vectors, rows] = tile_kernel(self.memory.compute, self.layout.kind, rows, vectors)
         return kernels

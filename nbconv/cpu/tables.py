@@ -64,6 +64,7 @@ _next = itertools.count().__next__
 # A tile of columns.
 VECTORS = _next()  # of its rows of packed weights
 KERNEL_VECTORS = _next()  # that are computed
+WEIGHT_TERM = _next()  # numbers from one term of the reduction to the next
 LAST_COLUMNS = _next()  # valid columns of its last vector
 COLUMNS = _next()  # valid columns in all
 CHANNEL, CHANNEL_END = _next(), _next()  # channels of x that it reads

@@ -12,11 +12,22 @@ import numpy as np
 
 from ..runtime.target import host_target
 
-__all__ = ["COPY_CYCLES", "Blocking", "blocking", "max_rows", "max_vectors", "split_columns"]
+__all__ = [
+    "COPY_CYCLES",
+    "Blocking",
+    "blocking",
+    "max_dot_columns",
+    "max_dot_rows",
+    "max_rows",
+    "max_vectors",
+    "split_columns",
+]
 
 # vectors in a tile -> rows, for 32 and for 16 vector registers. At least 8 accumulators hide the latency of the
 # multiply-add on two units; more rows mean fewer loads of weights for each of them.
 _DENSE_ROWS = {32: {1: 14, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
+# Dot tiles: columns -> rows. Each vector along the reduction is loaded once for all columns of its row.
+_DOT_ROWS = {32: {1: 12, 2: 10, 3: 8, 4: 6, 5: 5, 6: 4, 7: 3, 8: 3}, 16: {1: 8, 2: 5, 3: 3, 4: 2}}
 # Depthwise tiles load one vector for each multiply-add, whatever their shape; these keep the weights in registers.
 _DEPTHWISE_ROWS = {32: {1: 14, 2: 12, 3: 8, 4: 6}, 16: {1: 8, 2: 4, 3: 3}}
 
@@ -42,6 +53,18 @@ def max_vectors() -> int:
 def max_rows(vectors: int, depthwise: bool) -> int:
     """Give the rows of a full tile of that width."""
     return (_DEPTHWISE_ROWS if depthwise else _DENSE_ROWS)[host_target().registers][vectors]
+
+
+def max_dot_rows(columns: int) -> int:
+    """Give the rows of a full tile of dot products."""
+    return _DOT_ROWS[host_target().registers][columns]
+
+
+def max_dot_columns(dtype: np.dtype) -> int:
+    """Give the most columns for which a dot tile wastes less than a dense one: none without masked loads."""
+    target = host_target()
+    masks = target.vector_bytes >= 32
+    return min(target.vector_bytes // dtype.itemsize // 2, max(_DOT_ROWS[target.registers])) if masks else 0
 
 
 def split_columns(vectors: int, widest: int) -> list[int]:

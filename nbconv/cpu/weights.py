@@ -10,6 +10,7 @@ import numpy as np
 from ..geometry import ConvSpec
 from ..runtime.jit import helper, serial
 from ..runtime.memory import zero_run
+from ..runtime.microkernel import DOT
 from . import tables as T
 from .layout import Packed, channels_of
 from .panels import copy_numbers, read_number
@@ -25,8 +26,9 @@ def pack(
 ) -> np.ndarray:  # fmt: skip
     """Copy flat `weight`, whose shape and strides in numbers are given, into `layout`; half types are widened."""
     packed = np.empty(layout.size, dtype)
-    for at, *tables in _pack_tables(layout, spec, shape, steps):
-        _pack_phase(packed, at, weight, start, *tables, half)
+    pack_phase = _pack_dots if layout.kind == DOT else _pack_phase
+    for arguments in _pack_tables(layout, spec, shape, steps):
+        pack_phase(packed, weight, start, *arguments, half)
     return packed
 
 
@@ -48,7 +50,7 @@ def _pack_tables(layout: Packed, spec: ConvSpec, shape: tuple[int, ...], steps: 
 
 
 @serial
-def _pack_phase(packed, at, weight, start, taps, columns, c_group, o_group, c_step, o_step, further, half):
+def _pack_phase(packed, weight, start, at, taps, columns, c_group, o_group, c_step, o_step, further, half):
     """Write one phase: column tiles, taps, channels, output channels; the vectors' tails are zero.
 
     Blocks of channels are taken while they are in cache, each number in the order in which it lies in memory.
@@ -83,6 +85,17 @@ def _pack_phase(packed, at, weight, start, taps, columns, c_group, o_group, c_st
                         from_o = source + i * o_step + c0 * c_step
                         _scatter(packed, to + i + c0 * row, row, tap_row, weight, from_o, c_step, taps, c1 - c0, half)
                 done += n
+
+
+@serial
+def _pack_dots(packed, weight, start, at, taps, columns, c_group, o_group, c_step, o_step, further, half):
+    """Write one phase of few columns: column by column, taps, channels."""
+    for out in range(columns[0, T.COLUMNS]):
+        major, o = divmod(out, o_group)
+        source = start + major * further + o * o_step
+        for t in range(taps.size):
+            copy_numbers(packed, at, weight, source + taps[t], c_step, c_group, half)
+            at += c_group
 
 
 @helper

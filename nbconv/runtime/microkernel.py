@@ -19,9 +19,10 @@ from numpy.lib.stride_tricks import as_strided
 from .jit import callback, overload, pure
 from .target import lanes
 
-__all__ = ["DENSE", "DEPTHWISE", "TRIMMED", "run_tile", "tile_kernel"]
+__all__ = ["DENSE", "DEPTHWISE", "DOT", "TRIMMED", "run_tile", "tile_kernel"]
 
 DENSE, DEPTHWISE = 0, 1
+DOT = 4  # few columns: vectors lie along the reduction, and each sum is added up at the end
 TRIMMED = 2  # added to either: `b` is no padded copy but user memory, of whose last vector only valid columns are read
 _N_ARGS = 15
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -55,10 +56,11 @@ def run_tile(
 
     Math     c[m, o] = init[m, o] + sum_t sum_k a[m, t, k] * b[t, k, o]     (dense)
              c[m, o] = init[m, o] + sum_t sum_k a[m, t, k, o] * b[t, k, o]  (depthwise)
+             c[m, o] = init[m, o] + sum_t sum_k a[m, t, k] * b[t, o, k]     (dot: `vectors` counts columns, a_k is 1)
              for the taps t in [tap, tap_end), k in [0, run), in that order, one fused multiply-add a term
     Shapes   all arrays are flat; element [m, t, k] of a lies at a_start + a_taps[t] + m * a_row + k * a_k (depthwise:
              + o, any strides),
-             element [t, k, o] of b at b_start + b_taps[t] + k * b_k + o
+             element [t, k, o] of b at b_start + b_taps[t] + k * b_k + o (dot: [t, o, k] at ... + o * b_k + k)
     Edges    rows and vectors of columns are the kernel's own; of its last vector only `last_columns` are read from
              `init` (and from a depthwise `a`) and written to `c`. `b` is read whole: it must be padded, unless the
              kernel is trimmed.
@@ -66,6 +68,14 @@ def run_tile(
     # This body is the plain twin: the documentation of the compiled one, and what runs interpreted.
     kind, rows, vectors, width = (kernel >> 24) & 255, (kernel >> 16) & 255, (kernel >> 8) & 255, kernel & 255
     rows *= tiles
+    if kind & DOT:
+        to = _view(c, c_start, (rows, vectors), (c_row, 1))
+        dots = _view(init, init_start, (rows, vectors), (init_row, 1)).copy()
+        for t in range(tap, tap_end):
+            x = _view(a, a_start + a_taps[t], (rows, run), (a_row, 1))
+            dots += x @ _view(b, b_start + b_taps[t], (vectors, run), (b_k, 1)).T
+        to[...] = dots
+        return
     columns = (vectors - 1) * width + last_columns
     tile = _view(init, init_start, (rows, columns), (init_row, 1)).copy()
     for t in range(tap, tap_end):
@@ -181,6 +191,19 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
             else:
                 builder.store(value, vector_pointer(start, v), align=size)
 
+        def add_up(value):
+            # Halves are added to halves: a fixed order, the same on every run.
+            length = width
+            while length > 1:
+                length //= 2
+                lanes_type = ir.VectorType(_I32, length)
+                low, high = (
+                    builder.shuffle_vector(value, value, ir.Constant(lanes_type, list(range(first, first + length))))
+                    for first in (0, length)
+                )
+                value = builder.fadd(low, high)
+            return builder.extract_element(value, _I32(0))
+
         def row_pointer(start, row_stride, m):
             return builder.gep(start, [builder.mul(row_stride, _I64(m))])
 
@@ -203,7 +226,10 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
         number, a_tile, c_tile, init_tile = builder.phi(_I64), *(builder.phi(a.type) for _ in range(3))
         for phi, value in ((number, _I64(0)), (a_tile, a), (c_tile, c), (init_tile, init)):
             phi.add_incoming(value, entry)
-        start = [load(row_pointer(init_tile, init_row, m), v, True) for m, v in tile]
+        if kind & DOT:
+            start = [ir.Constant(vector, None)] * len(tile)
+        else:
+            start = [load(row_pointer(init_tile, init_row, m), v, True) for m, v in tile]
         builder.branch(tap_head)
 
         builder.position_at_end(tap_head)
@@ -222,18 +248,36 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
         for phi, value in ((k, _I64(0)), (a_here, a_tap), (b_here, b_tap)):
             phi.add_incoming(value, tap_body)
         inner = phis(tap_body, outer)
-        weights = [load(b_here, v, bool(kind & TRIMMED)) for v in range(vectors)]
         sums = []
-        for m in range(rows):
-            row = row_pointer(a_here, a_row, m)
-            if not kind & DEPTHWISE:
-                factors = [splat(builder.load(row, align=size), scalar)] * vectors
-            else:
-                factors = [load(row, v, True) for v in range(vectors)]
-            for v in range(vectors):
-                sums.append(builder.call(multiply_add, [factors[v], weights[v], inner[m * vectors + v]]))
-        k_next = builder.add(k, _I64(1))
-        for phi, value in ((k, k_next), (a_here, builder.gep(a_here, [a_k])), (b_here, builder.gep(b_here, [b_k]))):
+        if kind & DOT:
+            left = splat(builder.trunc(builder.sub(run, k), _I32), _I32)
+            here = builder.icmp_signed("<", lane, left)
+
+            def load_here(start):
+                address = builder.bitcast(start, vector.as_pointer())
+                return builder.call(masked_load, [address, _I32(size), here, ir.Constant(vector, None)])
+
+            weights = [load_here(row_pointer(b_here, b_k, v)) for v in range(vectors)]
+            for m in range(rows):
+                factor = load_here(row_pointer(a_here, a_row, m))
+                for v in range(vectors):
+                    sums.append(builder.call(multiply_add, [factor, weights[v], inner[m * vectors + v]]))
+            steps = _I64(width), _I64(width), _I64(width)
+        else:
+            weights = [load(b_here, v, bool(kind & TRIMMED)) for v in range(vectors)]
+            for m in range(rows):
+                row = row_pointer(a_here, a_row, m)
+                if not kind & DEPTHWISE:
+                    factors = [splat(builder.load(row, align=size), scalar)] * vectors
+                else:
+                    factors = [load(row, v, True) for v in range(vectors)]
+                for v in range(vectors):
+                    sums.append(builder.call(multiply_add, [factors[v], weights[v], inner[m * vectors + v]]))
+            steps = _I64(1), a_k, b_k
+        k_next = builder.add(k, steps[0])
+        for phi, value in (
+            (k, k_next), (a_here, builder.gep(a_here, [steps[1]])), (b_here, builder.gep(b_here, [steps[2]]))
+        ):  # fmt: skip
             phi.add_incoming(value, k_loop)
         for phi, value in zip(inner, sums, strict=True):
             phi.add_incoming(value, k_loop)
@@ -247,7 +291,12 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
 
         builder.position_at_end(tile_end)
         for (m, v), value in zip(tile, outer, strict=True):
-            store(value, row_pointer(c_tile, c_row, m), v)
+            if kind & DOT:
+                place = builder.gep(row_pointer(init_tile, init_row, m), [_I64(v)])
+                total = builder.fadd(builder.load(place, align=size), add_up(value))
+                builder.store(total, builder.gep(row_pointer(c_tile, c_row, m), [_I64(v)]), align=size)
+            else:
+                store(value, row_pointer(c_tile, c_row, m), v)
         number_next = builder.add(number, _I64(1))
         number.add_incoming(number_next, tile_end)
         for phi, row in ((a_tile, a_row), (c_tile, c_row), (init_tile, init_row)):
