@@ -354,3 +354,51 @@ def test_out_is_left_alone_by_a_refused_call(op: str) -> None:
     refused(op, ValueError, "algorithm", algorithm="fft", out=out)
     refused(op, ValueError, "activation", activation="swish", out=out)
     assert (out == 7).all()
+
+
+# ---- columns and threads -------------------------------------------------------------------------------------------
+
+
+def refused_by(name: str, error: type[Exception], *fragments: Any, **arguments: Any) -> None:
+    """As `refused`, for `im2col` and `col2im` (and anything else that names itself)."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        getattr(nbconv, name)(**arguments)
+    text = str(caught.value)
+    assert type(caught.value) is error, text
+    assert text.startswith(f"{name}: ")
+    for fragment in fragments:
+        assert str(fragment) in text
+
+
+def test_im2col_refuses() -> None:
+    x = np.ones((1, 9, 3), np.float32)
+    refused_by("im2col", TypeError, "x has dtype int64", "astype", x=x.astype(np.int64), kernel_size=3)
+    refused_by("im2col", TypeError, "x must be a NumPy array", "list", x=[1.0], kernel_size=3)
+    refused_by("im2col", TypeError, "mask", x=np.ma.array(x), kernel_size=3)
+    refused_by("im2col", ValueError, "kernel_size", "at least 1", 0, x=x, kernel_size=0)
+    refused_by("im2col", ValueError, "kernel_size", "(3, 3, 3)", x=x, kernel_size=(3, 3, 3))
+    refused_by("im2col", TypeError, "kernel_size", "2.5", x=x, kernel_size=2.5)
+    refused_by("im2col", ValueError, "stride", "at least 1", 0, x=x, kernel_size=3, stride=0)
+    refused_by("im2col", ValueError, "padding", "'full'", x=x, kernel_size=3, padding="full")
+    refused_by("im2col", ValueError, "reaches over 30", "x has 9", x=x, kernel_size=30)
+    refused_by("im2col", ValueError, "x must have shape", "(3,)", x=x[0, 0], kernel_size=3)
+
+
+def test_col2im_refuses() -> None:
+    cols = np.ones((1, 7, 9), np.float32)
+    refused_by("col2im", ValueError, "(1, 7, 9)", "(1, 8, 9)", cols=cols, spatial_shape=10, kernel_size=3)
+    refused_by("col2im", ValueError, "multiple of 2", cols.shape, cols=cols, spatial_shape=9, kernel_size=2)
+    refused_by("col2im", ValueError, "cols", "(9,)", cols=cols[0, 0], spatial_shape=9, kernel_size=3)
+    refused_by("col2im", ValueError, "kernel_size", cols=cols, spatial_shape=9, kernel_size=(3, 3))
+    refused_by("col2im", ValueError, "spatial_shape", "at least 0", cols=cols, spatial_shape=-1, kernel_size=3)
+    refused_by("col2im", TypeError, "cols has dtype", cols=cols.astype(int), spatial_shape=9, kernel_size=3)
+
+
+@pytest.mark.parametrize("value", ["2", 2.5, True, None])
+def test_number_of_threads_is_whole(value: Any) -> None:
+    refused_by("set_num_threads", TypeError, "n must be a whole number", repr(value), n=value)
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_number_of_threads_is_positive(value: int) -> None:
+    refused_by("set_num_threads", ValueError, "at least 1", value, n=value)
