@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .runtime import forking as _forking  # noqa: F401
+
 __version__ = "0.1.0"
 
 # public name -> the module that defines it

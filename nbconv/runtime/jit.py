@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import numba
+import numpy.ma  # noqa: F401  (Numba does at its first call, where a fork in another thread would meet it)
 from numba import extending, prange
 from numba.core import types
 from numba.core.ccallback import CFunc

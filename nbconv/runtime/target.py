@@ -12,6 +12,7 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 from llvmlite import ir
+from numba.core.compiler_lock import global_compiler_lock
 
 __all__ = ["Target", "host_target", "lanes"]
 
@@ -32,6 +33,7 @@ class Target:
 
 
 @lru_cache(maxsize=1)
+@global_compiler_lock  # llvmlite has a lock of its own, which a fork must not meet
 def host_target() -> Target:
     """Describe the processor that kernels are compiled for."""
     name = numba.config.CPU_NAME or llvm.get_host_cpu_name()

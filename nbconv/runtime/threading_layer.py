@@ -14,7 +14,7 @@ from pathlib import Path
 import numba
 from numba.np.ufunc import parallel
 
-__all__ = ["Layer", "choose_layer"]
+__all__ = ["TORN", "Layer", "choose_layer"]
 
 _FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC of Linux: the ninth field of /proc/self/stat
 
@@ -27,12 +27,14 @@ class Layer:
     safety: str
     advice: str = ""
     one_at_a_time: bool = False
+    one_starter: bool = False
+    """A fork is survived in the thread that started the layer, while nothing runs; else by one thread."""
     least_work: float = 1e6
     """Operations below which waking a second thread takes longer than what it saves."""
 
 
 _INSTALL_TBB = "pip install 'nbconv[tbb]' (Linux and Windows on x86-64)" if sys.maxsize > 2**32 else "install TBB"
-_TBB = Layer("tbb", "several threads may launch at once; survives a fork")
+_TBB = Layer("tbb", "several threads may launch at once; survives a fork", one_starter=True)
 _OMP = Layer(
     "omp",
     "several threads may launch at once; a process forked after the first launch convolves in one thread",
@@ -53,6 +55,12 @@ _FORKED = Layer(
     f"start processes by 'spawn' or 'forkserver', or {_INSTALL_TBB}",
     least_work=float("inf"),
 )
+TORN = Layer(
+    "none",
+    "forked while TBB was at work, or by another thread than started it: one thread",
+    "fork in the main thread before others convolve, or start processes by 'spawn' or 'forkserver'",
+    least_work=float("inf"),
+)
 _INTERPRETED = Layer("none", "kernels run interpreted (NUMBA_DISABLE_JIT), in one thread", least_work=float("inf"))
 
 
@@ -67,6 +75,7 @@ def choose_layer() -> Layer:
         load_tbb()
         name = _probe()
     if name == "tbb":
+        numba.get_num_threads()  # starts it, in this thread; its workers come with the first launch
         return _TBB
     if name == "omp":
         return _FORKED if forked_with_openmp else (_OMP if sys.platform == "linux" else _OTHER_OMP)

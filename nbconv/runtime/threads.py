@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -22,7 +23,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from ..geometry import whole
 from .jit import Twins
 from .processors import affinity, cpu_quota
-from .threading_layer import Layer, choose_layer
+from .threading_layer import TORN, Layer, choose_layer
 
 __all__ = ["get_num_threads", "launch", "num_threads", "set_num_threads", "threading_info"]
 
@@ -33,8 +34,10 @@ _threads: int | None = None
 _own_threads: ContextVar[int | None] = ContextVar("nbconv_num_threads", default=None)
 _gate = threading.Lock()
 _layer: Layer | None = None
+_launcher: int | None = None
+_running: deque[None] = deque()
 # seconds a job, of loops that were long enough to measure
-_pace: dict[tuple[Callable[..., None], int, int], float] = {}
+_pace: dict[tuple[Twins[Callable[..., None]], int, int, int], float] = {}
 
 
 # ---- how many ------------------------------------------------------------------------------------------------------
@@ -170,44 +173,33 @@ def launch(twins: Twins[Callable[..., None]], jobs: int, work: int, *arguments: 
     Long work is cut into slices, between which Python sees Ctrl-C: what was done by then is whole jobs.
     """
     workers = min(get_num_threads(), jobs)
-    if workers <= 1:
-        _run_slices(twins.serial, jobs, 1, work, arguments)
-        return
-    layer = _chosen_layer()
-    if work < layer.least_work:
-        _run_slices(twins.serial, jobs, 1, work, arguments)
-    elif layer.one_at_a_time:
-        if _gate.acquire(blocking=False):
-            try:
-                _run_parallel(twins, jobs, workers, work, arguments)
-            finally:
-                _gate.release()
-        else:
-            _run_slices(twins.serial, jobs, 1, work, arguments)
+    layer = _chosen_layer() if workers > 1 else None
+    if layer is None or work < layer.least_work:
+        _run_slices(twins, None, jobs, 1, work, arguments)
+    elif workers >= int(numba.config.NUMBA_NUM_THREADS):
+        _run_slices(twins, layer, jobs, workers, work, arguments)
     else:
-        _run_parallel(twins, jobs, workers, work, arguments)
+        # A mask belongs to the Python thread, and to whatever else of Numba's the user runs in it.
+        before = numba.get_num_threads()
+        numba.set_num_threads(min(workers, before))
+        try:
+            _run_slices(twins, layer, jobs, workers, work, arguments)
+        finally:
+            numba.set_num_threads(before)
 
 
-def _run_parallel(
-    twins: Twins[Callable[..., None]], jobs: int, workers: int, work: int, arguments: tuple[Any, ...]
+def _run_slices(
+    twins: Twins[Callable[..., None]],
+    layer: Layer | None,
+    jobs: int,
+    workers: int,
+    work: int,
+    arguments: tuple[Any, ...],
 ) -> None:
-    if workers >= int(numba.config.NUMBA_NUM_THREADS):
-        _run_slices(twins.parallel, jobs, workers, work, arguments)
-        return
-    # A mask belongs to the Python thread, and to whatever else of Numba's the user runs in it.
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(workers, before))
-    try:
-        _run_slices(twins.parallel, jobs, workers, work, arguments)
-    finally:
-        numba.set_num_threads(before)
-
-
-def _run_slices(function: Callable[..., None], jobs: int, workers: int, work: int, arguments: tuple[Any, ...]) -> None:
     if work <= _SLICE_WORK or jobs <= workers:
-        function(0, jobs, workers, *arguments)
+        _run_slice(twins, layer, 0, jobs, workers, arguments)
         return
-    key = function, jobs, work
+    key = twins, workers, jobs, work
     pace = _pace.get(key)
     share = jobs * _SLICE_WORK // work if pace is None else int(_SLICE_SECONDS / pace)
     first, started = 0, time.perf_counter()
@@ -215,7 +207,7 @@ def _run_slices(function: Callable[..., None], jobs: int, workers: int, work: in
         # Whole rounds of the workers, so that none waits for the others.
         last = min(jobs, first + max(1, share // workers) * workers)
         begun = time.perf_counter()
-        function(first, last, workers, *arguments)
+        _run_slice(twins, layer, first, last, workers, arguments)
         took = max(time.perf_counter() - begun, 1e-9)
         share = min(4 * share, int((last - first) * _SLICE_SECONDS / took))
         first = last
@@ -224,31 +216,55 @@ def _run_slices(function: Callable[..., None], jobs: int, workers: int, work: in
     _pace[key] = max((time.perf_counter() - started) / jobs, 1e-9)
 
 
+def _run_slice(
+    twins: Twins[Callable[..., None]],
+    layer: Layer | None,
+    first: int,
+    last: int,
+    workers: int,
+    arguments: tuple[Any, ...],
+) -> None:
+    if layer is None or (layer.one_at_a_time and not _gate.acquire(blocking=False)):
+        twins.serial(first, last, 1, *arguments)
+        return
+    # Appending and removing are atomic in Python, where counting is not.
+    _running.append(None)
+    try:
+        twins.parallel(first, last, workers, *arguments)
+    finally:
+        _running.pop()
+        if layer.one_at_a_time:
+            _gate.release()
+
+
 # ---- the layer, and forks ------------------------------------------------------------------------------------------
 
 
 def _chosen_layer() -> Layer:
-    global _layer
+    global _layer, _launcher
     if _layer is None:
-        _layer = choose_layer()
+        _layer, _launcher = choose_layer(), threading.get_ident()
     return _layer
 
 
-def _before_fork() -> None:
-    # A lock that another thread holds would stay locked in the child for ever.
+def hold_for_fork() -> None:
+    """Wait until no other thread launches or compiles what a child could not finish; see `forking`."""
+    # A launch that holds the gate may compile, hence this order; it holds the gate for a slice only.
+    _gate.acquire()
     global_compiler_lock.__enter__()
 
 
-def _after_fork_in_parent() -> None:
+def resume_after_fork() -> None:
+    """Let the other threads go on."""
     global_compiler_lock.__exit__(None, None, None)
+    _gate.release()
 
 
-def _after_fork_in_child() -> None:
-    global _gate, _layer
-    global_compiler_lock.__exit__(None, None, None)
-    _gate = threading.Lock()
-    _layer = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+def resume_in_child() -> None:
+    """Forget what the other threads of the parent did."""
+    global _layer, _launcher
+    resume_after_fork()
+    # TBB can shut down before a fork in the thread that started it, while nothing runs.
+    torn = _layer is not None and _layer.one_starter and (bool(_running) or _launcher != threading.get_ident())
+    _layer, _launcher = (TORN if torn else None), None
+    _running.clear()
