@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from ..geometry import UNIT_PHASE, ConvSpec, Phase, axis_phases, bind, merge_phases
-from ..runtime.microkernel import DENSE, DEPTHWISE, DOT
+from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, grouped
 from ..runtime.target import lanes
 from . import tables as T
-from .tiles import max_dot_columns, max_vectors, split_columns
+from .tiles import max_dot_columns, max_grouped_vectors, max_vectors, split_columns
 
 __all__ = ["InPlace", "Layout", "Packed", "channels_of", "in_place_layout", "packed_layout"]
+
+
+_GROUPS_IN_VECTOR = 4  # from which a shuffle for each multiply-add beats lanes that lie idle
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class Layout:
     """Tables of weights, phase by phase. Made once for each shape of weights, so compared by identity."""
 
     kind: int
-    """DENSE, DEPTHWISE or DOT: the tiles that read the weights."""
+    """The tiles that read the weights: DENSE, DEPTHWISE, `grouped` or DOT."""
     phases_w: int
     """Phases along the last axis; phase (h, w) is number ``h * phases_w + w``."""
     merged: tuple[int, ...]
@@ -79,9 +82,9 @@ def packed_layout(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype
             columns.append(_dot_column(o_group * merged, c_group, terms))
             first = o_group * merged
         else:
-            for out, vectors, count, group in _cut_columns(spec, o_group * merged, kind == DEPTHWISE, width):
+            for out, vectors, count, group in _cut_columns(spec, o_group * merged, kind, width):
                 fields = _fields(out, vectors, count, width)
-                fields[T.CHANNEL], fields[T.CHANNEL_END] = _read_channels(kind == DEPTHWISE, out, count, group, c_group)
+                fields[T.CHANNEL], fields[T.CHANNEL_END] = _read_channels(kind, out, count, group, c_group)
                 fields[T.WEIGHT_OFFSET] = first * terms
                 fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = vectors * width
                 columns.append(tuple(fields))
@@ -97,7 +100,11 @@ def _choose_kind(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype,
     c_group, o_group = channels_of(spec, weight_shape)
     if spec.groups > 1:
         # Tiles span groups where each reads one channel of x and has too few outputs to fill a vector.
-        return DEPTHWISE if c_group == 1 and o_group < lanes(dtype) else DENSE
+        if c_group == 1 and o_group < lanes(dtype):
+            return DEPTHWISE
+        # Or where a vector holds several whole groups, which a shuffle can spread.
+        few = c_group == o_group > 0 and lanes(dtype) % (_GROUPS_IN_VECTOR * c_group) == 0
+        return grouped(c_group) if few else DENSE
     # Of a row of the window, the terms that lie together in x must fill vectors too.
     taps = 1 if spec.dilation[-1] > 1 else weight_shape[-1] // (spec.stride[-1] if spec.transposed else 1)
     few = 0 < o_group * merged <= max_dot_columns(dtype)
@@ -126,9 +133,9 @@ def in_place_layout(
     if spec.transposed and spec.groups > 1:
         return None  # a group's output channels do not follow the previous group's
     columns = []
-    for out, vectors, count, group in _cut_columns(spec, o_group, False, width):
+    for out, vectors, count, group in _cut_columns(spec, o_group, DENSE, width):
         fields = _fields(out, vectors, count, width)
-        fields[T.CHANNEL], fields[T.CHANNEL_END] = _read_channels(False, out, count, group, c_group)
+        fields[T.CHANNEL], fields[T.CHANNEL_END] = _read_channels(DENSE, out, count, group, c_group)
         fields[T.WEIGHT_OFFSET] = out
         fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = steps[1 - out_axis]
         columns.append(tuple(fields))
@@ -163,13 +170,14 @@ def _phases(
     ]
 
 
-def _cut_columns(spec: ConvSpec, o_group: int, depthwise: bool, width: int) -> list[tuple[int, int, int, int]]:
+def _cut_columns(spec: ConvSpec, o_group: int, kind: int, width: int) -> list[tuple[int, int, int, int]]:
     """Cut the output channels into tiles: first channel, vectors, channels, group."""
-    groups, per_group = (1, o_group * spec.groups) if depthwise else (spec.groups, o_group)
+    groups, per_group = (1, o_group * spec.groups) if kind & DEPTHWISE else (spec.groups, o_group)
+    widest = max_vectors() if kind in (DENSE, DEPTHWISE) else max_grouped_vectors()
     tiles = []
     for group in range(groups):
         first = 0
-        for vectors in split_columns(-(-per_group // width), max_vectors()) if per_group else []:
+        for vectors in split_columns(-(-per_group // width), widest) if per_group else []:
             count = min(vectors * width, per_group - first)
             tiles.append((group * per_group + first, vectors, count, group))
             first += count
@@ -184,5 +192,5 @@ def _fields(out: int, vectors: int, count: int, width: int) -> list[int]:
     return fields
 
 
-def _read_channels(depthwise: bool, out: int, count: int, group: int, c_group: int) -> tuple[int, int]:
-    return (out, out + count) if depthwise else (group * c_group, (group + 1) * c_group)
+def _read_channels(kind: int, out: int, count: int, group: int, c_group: int) -> tuple[int, int]:
+    return (out, out + count) if kind & DEPTHWISE else (group * c_group, (group + 1) * c_group)

@@ -19,7 +19,7 @@ from ..runtime.target import lanes
 from . import tables as T
 from .layout import InPlace, Layout, Packed
 from .strips import tile_rows
-from .tiles import COPY_CYCLES, blocking, max_dot_rows, max_rows
+from .tiles import COPY_CYCLES, blocking, max_dot_rows, max_grouped_rows, max_rows
 
 __all__ = ["Memory", "Plan", "make_plan", "plan_windows"]
 
@@ -126,12 +126,15 @@ class _Builder:
         self.skip = geometry.spec.transposed and not finite
         self.geometry, self.memory, self.layout, self.workers = geometry, memory, layout, workers
         self.blocking, self.lanes = blocking(memory.compute), lanes(memory.compute)
-        self.depthwise = layout.kind == DEPTHWISE
-        self.group_channels = 1 if self.depthwise else geometry.c_in // geometry.groups
+        self.depthwise = bool(layout.kind & DEPTHWISE)
+        self.group_channels = geometry.c_in // geometry.groups
         self.repeat = geometry.c_out // geometry.c_in if self.depthwise else 1
         self.channels = geometry.c_out if self.depthwise else geometry.c_in
         self.widest = widest = max((column[T.VECTORS] for columns in layout.columns for column in columns), default=1)
-        self.rows = max_dot_rows(widest) if layout.kind == DOT else max_rows(widest, self.depthwise)
+        if layout.kind in (DENSE, DEPTHWISE):
+            self.rows = max_rows(widest, self.depthwise)
+        else:
+            self.rows = max_dot_rows(widest) if layout.kind == DOT else max_grouped_rows(widest)
         self.h, self.w = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
         self.phases = list(self._list_phases())
         # A half-precision row is widened in a panel; depthwise and dot tiles load vectors of channels.

@@ -18,6 +18,8 @@ __all__ = [
     "blocking",
     "max_dot_columns",
     "max_dot_rows",
+    "max_grouped_rows",
+    "max_grouped_vectors",
     "max_rows",
     "max_vectors",
     "split_columns",
@@ -28,6 +30,8 @@ __all__ = [
 _DENSE_ROWS = {32: {1: 14, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
 # Dot tiles: columns -> rows. Each vector along the reduction is loaded once for all columns of its row.
 _DOT_ROWS = {32: {1: 12, 2: 10, 3: 8, 4: 6, 5: 5, 6: 4, 7: 3, 8: 3}, 16: {1: 8, 2: 5, 3: 3, 4: 2}}
+# Tiles of small groups: vectors -> rows. The rows of x stay in registers beside the sums.
+_GROUPED_ROWS = {32: {1: 12, 2: 6}, 16: {1: 5, 2: 3}}
 # Depthwise tiles load one vector for each multiply-add, whatever their shape; these keep the weights in registers.
 _DEPTHWISE_ROWS = {32: {1: 14, 2: 12, 3: 8, 4: 6}, 16: {1: 8, 2: 4, 3: 3}}
 
@@ -53,6 +57,16 @@ def max_vectors() -> int:
 def max_rows(vectors: int, depthwise: bool) -> int:
     """Give the rows of a full tile of that width."""
     return (_DEPTHWISE_ROWS if depthwise else _DENSE_ROWS)[host_target().registers][vectors]
+
+
+def max_grouped_rows(vectors: int) -> int:
+    """Give the rows of a full tile of small groups."""
+    return _GROUPED_ROWS[host_target().registers][vectors]
+
+
+def max_grouped_vectors() -> int:
+    """Give the widest tile of small groups, in vector registers."""
+    return max(_GROUPED_ROWS[host_target().registers])
 
 
 def max_dot_rows(columns: int) -> int:

@@ -19,14 +19,20 @@ from numpy.lib.stride_tricks import as_strided
 from .jit import callback, overload, pure
 from .target import lanes
 
-__all__ = ["DENSE", "DEPTHWISE", "DOT", "TRIMMED", "run_tile", "tile_kernel"]
+__all__ = ["DENSE", "DEPTHWISE", "DOT", "TRIMMED", "grouped", "run_tile", "tile_kernel"]
 
 DENSE, DEPTHWISE = 0, 1
 DOT = 4  # few columns: vectors lie along the reduction, and each sum is added up at the end
 TRIMMED = 2  # added to either: `b` is no padded copy but user memory, of whose last vector only valid columns are read
+_GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in its kind
 _N_ARGS = 15
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _kept_alive: list[Any] = []
+
+
+def grouped(channels: int) -> int:
+    """Give the kind whose every output reads the `channels` of its group: depthwise is one of them."""
+    return DEPTHWISE | (channels << _GROUP_SHIFT if channels > 1 else 0)
 
 
 def run_tile(
@@ -56,6 +62,7 @@ def run_tile(
 
     Math     c[m, o] = init[m, o] + sum_t sum_k a[m, t, k] * b[t, k, o]     (dense)
              c[m, o] = init[m, o] + sum_t sum_k a[m, t, k, o] * b[t, k, o]  (depthwise)
+             c[m, o] = init[m, o] + sum_t sum_k a[m, t, o // g * g + k] * b[t, k, o]  (groups of g channels, run is g)
              c[m, o] = init[m, o] + sum_t sum_k a[m, t, k] * b[t, o, k]     (dot: `vectors` counts columns, a_k is 1)
              for the taps t in [tap, tap_end), k in [0, run), in that order, one fused multiply-add a term
     Shapes   all arrays are flat; element [m, t, k] of a lies at a_start + a_taps[t] + m * a_row + k * a_k (depthwise:
@@ -79,7 +86,11 @@ def run_tile(
     columns = (vectors - 1) * width + last_columns
     tile = _view(init, init_start, (rows, columns), (init_row, 1)).copy()
     for t in range(tap, tap_end):
-        if kind & DEPTHWISE:
+        if kind >> _GROUP_SHIFT:
+            x = _view(a, a_start + a_taps[t], (rows, columns), (a_row, 1)).reshape(rows, -1, run)
+            for k in range(run):
+                tile += x[:, :, k].repeat(run, axis=1) * _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
+        elif kind & DEPTHWISE:
             for k in range(run):
                 x = _view(a, a_start + a_taps[t] + k * a_k, (rows, columns), (a_row, 1))
                 tile += x * _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
@@ -263,6 +274,19 @@ def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: 
                 for v in range(vectors):
                     sums.append(builder.call(multiply_add, [factor, weights[v], inner[m * vectors + v]]))
             steps = _I64(width), _I64(width), _I64(width)
+        elif kind >> _GROUP_SHIFT:
+            channels = kind >> _GROUP_SHIFT
+            sums = list(inner)
+            x = [load(row_pointer(a_here, a_row, m), v, True) for m, v in tile]
+            for c_in in range(channels):
+                of_group = ir.Constant(
+                    ir.VectorType(_I32, width), [i // channels * channels + c_in for i in range(width)]
+                )
+                weights = [load(row_pointer(b_here, b_k, c_in), v, False) for v in range(vectors)]
+                for i, (_, v) in enumerate(tile):
+                    factor = builder.shuffle_vector(x[i], x[i], of_group)
+                    sums[i] = builder.call(multiply_add, [factor, weights[v], sums[i]])
+            steps = _I64(channels), _I64(0), _I64(0)
         else:
             weights = [load(b_here, v, bool(kind & TRIMMED)) for v in range(vectors)]
             for m in range(rows):
