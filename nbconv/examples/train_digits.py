@@ -2,10 +2,10 @@
 
     python -m nbconv.examples.train_digits
 
-The first tells the digits apart: two convolutions with ReLU, the second with stride 2, a pooling, and a linear head that
-is a convolution with a kernel of 1x1. The second is an autoencoder: convolutions with stride 2 squeeze each image from
-64 numbers into 32, transposed convolutions draw it again. The images are scikit-learn's `digits`: 1797 of 8x8 pixels,
-which ship in its wheel; a fifth of them, drawn by a fixed seed, is held out.
+The first tells the digits apart: two convolutions with ReLU, the second with stride 2, a pooling, and a linear head
+that is a convolution with a kernel of 1x1. The second is an autoencoder: convolutions with stride 2 squeeze each image
+from 64 numbers into 32, transposed convolutions draw it again. The images are scikit-learn's `digits`: 1797 of 8x8
+pixels, which ship in its wheel; a fifth of them, drawn by a fixed seed, is held out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ THREADS = 1  # a batch of such images is done before a second thread has woken
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train both networks and print how they do; the exit status tells whether both reached their goals."""
-    parser = argparse.ArgumentParser(prog="python -m nbconv.examples.train_digits", description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="python -m nbconv.examples.train_digits", description=__doc__.split("\n")[0])
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="rounds through the images (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the split and of all weights (default %(default)s)")
     options = parser.parse_args(arguments)
