@@ -1,0 +1,81 @@
+"""Rows of the table: printed, written as JSON, drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """A goal and what was measured; `ratios` by shape, to be at least `goal_ratio`, where the row is made of ratios."""
+
+    title: str
+    against: str
+    goal: str
+    measured: str
+    met: bool
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    goal_ratio: float | None = None
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Print the table as Markdown."""
+    print("\n| kind | against | goal | measured | |\n|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {row.title} | {row.against} | {row.goal} | {row.measured} | {'met' if row.met else 'not met'} |")
+
+
+def write_json(path: Path, machine: Mapping[str, Any], kinds: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine, "kinds": kinds, "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps(_rounded(content), indent=1) + "\n", encoding="utf-8")
+
+
+def _rounded(value: Any) -> Any:
+    """Keep five digits of every number: more are noise."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def draw(path: Path, machine: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Draw a bar a row: the geometric mean of its ratios, a dot a shape, a mark at the goal; say what was done."""
+    rows = [row for row in rows if row.ratios]
+    if not rows:
+        return "no picture: no row is made of ratios"
+    try:
+        import matplotlib
+    except ImportError:
+        return "no picture: matplotlib is not installed (pip install '.[bench]')"
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.36 * len(rows)), layout="constrained")
+    for place, row in enumerate(rows):
+        mean = geometric_mean(row.ratios.values())
+        axes.barh(place, mean, color="tab:green" if row.met else "tab:orange", height=0.6)
+        axes.plot(list(row.ratios.values()), [place] * len(row.ratios), ".", color="black", markersize=4, alpha=0.6)
+        axes.plot([row.goal_ratio] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.5)
+        axes.text(mean, place - 0.42, f" {mean:.2f}", va="center", fontsize=7)
+    axes.set_xscale("log")
+    axes.axvline(1, color="gray", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(rows)), [f"{row.title}\nagainst {row.against}" for row in rows], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("their time over ours: geometric mean, one dot a shape, mark at the goal")
+    threads = machine["threads"]
+    axes.set_title(f"{machine['cpu']}, {threads} thread{'s' if threads > 1 else ''}, float32", fontsize=9)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return f"picture: {path}"
