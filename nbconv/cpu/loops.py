@@ -192,8 +192,8 @@ def _run_chunk(
             else:
                 _multiply_real_taps(
                     kernels[column[T.KERNEL_VECTORS], 1], panel, panel_at, panel_row, width, panel_segments,
-                    w, w_at - chunk[T.CHUNK_K] * column[T.WEIGHT_TERM], w_taps, rows * tiles, init, init_at, init_row, sums, at, row,
-                    position, call, phase, chunk, column,
+                    w, w_at - chunk[T.CHUNK_K] * column[T.WEIGHT_TERM], w_taps, rows * tiles,
+                    init, init_at, init_row, sums, at, row, position, call, phase, chunk, column,
                 )  # fmt: skip
             if is_last:
                 map_tile(activation, sums, at, rows * tiles, row, column[T.COLUMNS])
@@ -231,8 +231,8 @@ def _multiply_real_taps(
                 term = inner * call[T.GROUP_CHANNELS] + chunk[T.CHUNK_CHANNEL]
                 a_at = panel_at + m * panel_row + (tap - first) * width - panel_segments[segment]
                 run_tile(
-                    kernel, panel, a_at, panel_row, 1, panel_segments, w, w_at + term * column[T.WEIGHT_TERM], w_k, w_taps,
-                    segment, segment + real, channels,
+                    kernel, panel, a_at, panel_row, 1, panel_segments,
+                    w, w_at + term * column[T.WEIGHT_TERM], w_k, w_taps, segment, segment + real, channels,
                     sums if real else init, to if real else init_at + m * init_row, 0, sums, to, 0, last,
                 )  # fmt: skip
 

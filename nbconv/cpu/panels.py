@@ -1,8 +1,8 @@
 """Panels: gathered rows for the tiles that cannot read `x` in place.
 
 This is the one home of borders. A panel row holds the window of one output position: tap by tap, channel by channel,
-with the padding rule applied and half types widened. Rows at the rim of the image, rows of half-precision input and tiles
-that cross image rows come from here; all others are read straight from `x`.
+with the padding rule applied and half types widened. Rows at the rim of the image, rows of half-precision input and
+tiles that cross image rows come from here; all others are read straight from `x`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,123 @@
+"""The micro-kernel alone: each kind and size against its plain twin, exactly, with guards of NaN around its output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nbconv.cpu.tiles import (
+    max_dot_columns,
+    max_dot_rows,
+    max_grouped_rows,
+    max_grouped_vectors,
+    max_rows,
+    max_vectors,
+)
+from nbconv.runtime.jit import serial
+from nbconv.runtime.microkernel import DENSE, DEPTHWISE, DOT, TRIMMED, grouped, run_tile, tile_kernel
+from nbconv.runtime.target import lanes
+
+FLOATS = [np.dtype(np.float32), np.dtype(np.float64)]
+GAP = 3  # numbers between the rows of an output
+
+
+@serial
+def compiled_run_tile(
+    kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
+    init, init_start, init_row, c, c_start, c_row, last_columns, tiles,
+):  # fmt: skip
+    run_tile(
+        kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
+        init, init_start, init_row, c, c_start, c_row, last_columns, tiles,
+    )  # fmt: skip
+
+
+def sizes(kind: int, dtype: np.dtype) -> list[tuple[int, int]]:
+    """List (rows, vectors): the full tile of each width, and tiles of one row."""
+    if kind & DOT:
+        widths = [(max_dot_rows(columns), columns) for columns in range(1, max_dot_columns(dtype) + 1)]
+    elif kind & DEPTHWISE and kind not in (DEPTHWISE, DEPTHWISE | TRIMMED):
+        widths = [(max_grouped_rows(vectors), vectors) for vectors in range(1, max_grouped_vectors() + 1)]
+    else:
+        widths = [(max_rows(vectors, bool(kind & DEPTHWISE)), vectors) for vectors in range(1, max_vectors() + 1)]
+    return widths + [(1, vectors) for _, vectors in widths]
+
+
+def check_tile(dtype: np.dtype, kind: int, rows: int, vectors: int, last: int, run: int, tiles: int) -> None:
+    rng = np.random.default_rng(0)
+    width = lanes(dtype)
+    columns = vectors if kind & DOT else (vectors - 1) * width + last
+    all_rows, taps = rows * tiles, 3
+
+    def numbers(size: int) -> np.ndarray:
+        return rng.integers(-4, 5, size).astype(dtype)
+
+    # Rows of `a` overlap, as the windows of a convolution do.
+    a_row, a_k = (columns + 2, columns) if kind & DEPTHWISE else (run + 1, 1)
+    b_k = run + 2 if kind & DOT else vectors * width + 1
+    a = numbers(all_rows * a_row + taps * 5 + run * max(a_k, 1) + columns + 1)
+    b_tap = (vectors if kind & DOT else run) * b_k
+    b = numbers(taps * b_tap + width + 1)
+    a_taps, b_taps = np.array([1, 6, 4]), np.arange(taps) * b_tap + 1
+    bias = numbers(columns + 1)
+    c = np.full(GAP + all_rows * (columns + GAP), np.nan, dtype)
+    arguments: tuple[Any, ...] = (
+        a, 0, a_row, a_k, a_taps, b, 0, b_k, b_taps, 0, taps, run, bias, 1, 0,
+    )  # fmt: skip
+    place = (GAP, columns + GAP, last, tiles)
+    compiled_run_tile(tile_kernel(dtype, kind, rows, vectors), *arguments, c, *place)
+
+    expected = np.full_like(c, np.nan)
+    twin = (kind << 24) | (rows << 16) | (vectors << 8) | width
+    run_tile(twin, *arguments, expected, *place)
+    np.testing.assert_array_equal(c, expected)
+    assert np.isnan(c).sum() == GAP + all_rows * GAP
+    if kind == DENSE:
+        by_hand = bias[1 : 1 + columns] + sum(
+            a[t + m * a_row : t + m * a_row + run][:, None] * b[u + np.arange(run)[:, None] * b_k + np.arange(columns)]
+            for m in [0]
+            for t, u in zip(a_taps, b_taps, strict=True)
+        ).sum(axis=0)
+        np.testing.assert_array_equal(c[GAP : GAP + columns], by_hand)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("kind", [DENSE, DENSE | TRIMMED, DEPTHWISE, DEPTHWISE | TRIMMED])
+@pytest.mark.parametrize("tiles", [1, 3])
+def test_tiles_of_vectors(dtype: np.dtype, kind: int, tiles: int) -> None:
+    for rows, vectors in sizes(kind, dtype):
+        for last in {1, lanes(dtype) - 1, lanes(dtype)}:
+            check_tile(dtype, kind, rows, vectors, last, 4, tiles)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_tiles_of_small_groups(dtype: np.dtype, channels: int, tiles: int) -> None:
+    kind = grouped(channels)
+    for rows, vectors in sizes(kind, dtype):
+        for last in range(channels, lanes(dtype) + 1, channels):
+            check_tile(dtype, kind, rows, vectors, last, channels, tiles)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("run", [1, 7, 16, 33])
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_tiles_of_dot_products(dtype: np.dtype, run: int, tiles: int) -> None:
+    for rows, columns in sizes(DOT, dtype) or [(2, 3)]:
+        check_tile(dtype, DOT, rows, columns, 1, run, tiles)
+
+
+@pytest.mark.parametrize("kind", [DENSE, DEPTHWISE, DOT])
+def test_no_taps_carry_the_initial_sums_over(kind: int) -> None:
+    dtype = np.dtype(np.float32)
+    bias, c = np.arange(1, 65, dtype=dtype), np.full(64, np.nan, dtype)
+    nothing, taps = np.zeros(1, dtype), np.zeros(1, np.int64)
+    columns = 2 if kind == DOT else lanes(dtype)
+    kernel = tile_kernel(dtype, kind, 1, 2 if kind == DOT else 1)
+    arguments = (nothing, 0, 0, 1, taps, nothing, 0, 0, taps, 0, 0, 0, bias, 0, 0, c, 0, 0, lanes(dtype), 1)
+    compiled_run_tile(kernel, *arguments)
+    np.testing.assert_array_equal(c[:columns], bias[:columns])
+    assert np.isnan(c[columns:]).all()
