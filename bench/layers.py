@@ -39,6 +39,10 @@ class Measured:
         times = [self.seconds[name] for name in RIVALS[rival] if name in self.seconds]
         return min(times) / self.seconds[entrant] if times and entrant in self.seconds else None
 
+    def ratio_at_floor(self, rival: str) -> float:
+        """Give the ratio that a layer at its floor would have."""
+        return min(self.seconds[name] for name in RIVALS[rival] if name in self.seconds) / self.floor
+
     def as_json(self) -> dict[str, Any]:
         layer = self.seconds["layer"]
         return {
@@ -88,12 +92,9 @@ def arenas_for(kind: Kind, all_arenas: Mapping[str, Here | Apart]) -> dict[str, 
 
 def judge(goal: Goal, measured: Sequence[Measured]) -> Row | None:
     """Make the row of a goal; None where nothing of it was measured."""
-    ratios = {
-        one.case.name: ratio
-        for one in measured
-        if one.kind in goal.kinds and (goal.only is None or goal.only(one.case))
-        if (ratio := one.ratio(goal.rival, goal.entrant)) is not None
-    }
+    judged = [one for one in measured if one.kind in goal.kinds and (goal.only is None or goal.only(one.case))]
+    entered = [one for one in judged if one.ratio(goal.rival, goal.entrant)]
+    ratios = {one.case.name: one.ratio(goal.rival, goal.entrant) or 0.0 for one in entered}
     if not ratios:
         return None
     mean, worst = geometric_mean(ratios.values()), min(ratios, key=ratios.__getitem__)
@@ -101,7 +102,8 @@ def judge(goal: Goal, measured: Sequence[Measured]) -> Row | None:
     text = f"mean {mean:.2f}, least {ratios[worst]:.2f} ({worst}), of {len(ratios)}"
     if len(ratios) == 1:
         text = f"{mean:.2f} ({worst})"
-    return Row(goal.title, goal.rival, goal.text, text, met, ratios, goal.mean or goal.least)
+    limit = None if goal.rival == "peak" else geometric_mean(one.ratio_at_floor(goal.rival) for one in entered)
+    return Row(goal.title, goal.rival, goal.text, text, met, ratios, goal.mean or goal.least, limit)
 
 
 def table_lines(kind: str, measured: Sequence[Measured]) -> list[str]:

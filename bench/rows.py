@@ -12,7 +12,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """A goal and what was measured; `ratios` by shape, to be at least `goal_ratio`, where the row is made of ratios."""
+    """A goal and what was measured; `ratios` by shape, to be at least `goal_ratio`, where the row is made of ratios.
+
+    `limit` is the mean ratio that layers would reach at their floors: no goal above it can be met on that machine.
+    """
 
     title: str
     against: str
@@ -21,6 +24,7 @@ class Row:
     met: bool
     ratios: Mapping[str, float] = field(default_factory=dict)
     goal_ratio: float | None = None
+    limit: float | None = None
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -30,9 +34,11 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 def print_rows(rows: Sequence[Row]) -> None:
     """Print the table as Markdown."""
-    print("\n| kind | against | goal | measured | |\n|---|---|---|---|---|")
+    print("\n| kind | against | goal | measured | mean at the floor | |\n|---|---|---|---|---|---|")
     for row in rows:
-        print(f"| {row.title} | {row.against} | {row.goal} | {row.measured} | {'met' if row.met else 'not met'} |")
+        limit = "" if row.limit is None else f"{row.limit:.2f}"
+        verdict = "met" if row.met else "not met"
+        print(f"| {row.title} | {row.against} | {row.goal} | {row.measured} | {limit} | {verdict} |")
 
 
 def write_json(path: Path, machine: Mapping[str, Any], kinds: Mapping[str, Any], rows: Sequence[Row]) -> None:
