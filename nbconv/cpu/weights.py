@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -32,9 +31,9 @@ def pack(
     pack_phase = _pack_dots if layout.kind == DOT else _pack_phase
     for arguments, inside in _pack_tables(layout, spec, shape, steps, lanes(dtype)):
         if inside is not None and half == T.NOT_HALF:
-            _pack_blocks(packed, weight, start, *arguments, *inside, lanes(dtype))
+            _pack_blocks(packed, weight, start, lanes(dtype), *arguments, *inside)
         else:
-            pack_phase(packed, weight, start, *arguments, half)
+            pack_phase(packed, weight, start, half, *arguments)
     return packed
 
 
@@ -72,7 +71,7 @@ def _taps_inside(taps: np.ndarray, merged: int, size: int) -> np.ndarray:
 
 
 @serial
-def _pack_phase(packed, weight, start, at, taps, columns, c_group, o_group, c_step, o_step, further, half):
+def _pack_phase(packed, weight, start, half, at, taps, columns, c_group, o_group, c_step, o_step, further):
     """Write one phase: column tiles, taps, channels, output channels; the vectors' tails are zero.
 
     Blocks of channels are taken while they are in cache, each number in the order in which it lies in memory.
@@ -111,7 +110,7 @@ def _pack_phase(packed, weight, start, at, taps, columns, c_group, o_group, c_st
 
 @serial
 def _pack_blocks(
-    packed, weight, start, at, taps, columns, c_group, o_group, c_step, o_step, further, inside, merged, width
+    packed, weight, start, width, at, taps, columns, c_group, o_group, c_step, o_step, further, inside, merged
 ):  # fmt: skip
     """Write one phase of weights whose taps lie innermost: blocks of output channels x taps, transposed in registers.
 
@@ -160,7 +159,7 @@ def _pack_blocks(
 
 
 @serial
-def _pack_dots(packed, weight, start, at, taps, columns, c_group, o_group, c_step, o_step, further, half):
+def _pack_dots(packed, weight, start, half, at, taps, columns, c_group, o_group, c_step, o_step, further):
     """Write one phase of few columns: column by column, taps, channels."""
     for out in range(columns[0, T.COLUMNS]):
         major, o = divmod(out, o_group)
