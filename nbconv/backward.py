@@ -288,8 +288,7 @@ def gradients(
     if "bias" in needs:
         from .cpu.grad_bias import grad_bias
 
-        grad_b = np.empty(geometry.c_out, weight.dtype)
-        grad_bias(geometry, grad_output, grad_b)
+        grad_b = grad_bias(geometry, grad_output)
     return ConvGrads(grad_x, grad_w, grad_b)
 
 

@@ -72,6 +72,11 @@ UNIT_PHASE = Phase(Axis(1, 1, 1, 1, 0, 0, 1), 0, 1, 0, 1)
 """The axis that one-dimensional operations have beside their own."""
 
 
+@lru_cache(maxsize=1024)
+def _whole_adjoint(geometry: Geometry) -> Geometry:
+    return geometry._adjoint([(0, axis.size) for axis in geometry.axes])
+
+
 def axis_phases(axis: Axis, transposed: bool) -> tuple[Phase, ...]:
     """Cut one axis into phases; see `Phase`.
 
@@ -241,10 +246,15 @@ class Geometry(_HashedOnce):
             For each axis the range of positions of `x` that is wanted, where it is not all of them. It may reach into
             the padding: what would flow to each padded position is then told apart.
         """
-        if self.spec.transposed and box is not None:
+        if box is None:
+            return _whole_adjoint(self)
+        if self.spec.transposed:
             raise ValueError("a box is for the adjoint of a convolution")
+        return self._adjoint(box)
+
+    def _adjoint(self, box: Sequence[Pair]) -> Geometry:
         axes = []
-        for axis, (start, end) in zip(self.axes, box or [(0, axis.size) for axis in self.axes], strict=True):
+        for axis, (start, end) in zip(self.axes, box, strict=True):
             windows = axis.size if self.spec.transposed else axis.out
             lo = axis.lo + start
             hi = (windows - 1) * axis.stride + axis.reach - lo - (axis.out if self.spec.transposed else end - start)

@@ -2,98 +2,107 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
-from ..arrays import compute_dtype, flat_view
+from ..arrays import Flat, compute_dtype, flat_view
 from ..geometry import Geometry
 from ..runtime import threads
-from ..runtime.jit import helper, prange, serial, twins
+from ..runtime.jit import helper, prange, twins
 from ..runtime.microkernel import DEPTHWISE, run_tile, tile_kernel
 from ..runtime.target import lanes
-from .loops import store_numbers
 from .memory_layout import four_steps, half_code
 from .panels import copy_numbers
 from .tables import NOT_HALF
 
 __all__ = ["grad_bias"]
 
-_ROWS = 8  # sums of each column that grow side by side: they hide the latency of an addition
-_CHUNK = 4096  # positions of a line that are summed at once
+_ROWS, _VECTORS = 4, 4  # sums that grow side by side: they hide the latency of an addition
+_CHUNK, _LEAST_CHUNK, _MOST_CHUNK = 64 * 1024, 64, 4096  # numbers that are summed at once; positions of a line
+_PART = 16 * 1024  # numbers that pay for a part of its own
 _PARTS = 16
-_PANEL = 32 * 1024  # numbers of half types that are widened at a time
 
 # What the loops need to know.
-_LINES, _LENGTH, _PIECES, _INNER, _OUTER_STEP, _INNER_STEP, _STEP, _CHANNEL_STEP, _CHANNELS, _TOGETHER, _HALF = range(
-    11
-)
+_LINES, _LENGTH, _PIECES, _INNER, _OUTER_STEP, _INNER_STEP, _STEP, _CHANNEL_STEP, _CHANNELS, _TOGETHER = range(10)
+_HALF, _WIDTH, _PANEL = range(10, 13)
 
 
-def grad_bias(geometry: Geometry, grad_output: np.ndarray, grad: np.ndarray) -> None:
-    """Write the gradient of the bias into `grad` (c_out,), contiguous; `grad_output` has the shape of the output."""
+def grad_bias(geometry: Geometry, grad_output: np.ndarray) -> np.ndarray:
+    """Give the gradient of the bias (c_out,); `grad_output` has the shape of `geometry`'s output."""
+    dtype = grad_output.dtype
     if grad_output.size == 0:
-        grad[...] = 0
-        return
-    flat, result, compute, half = (
-        flat_view(grad_output),
-        flat_view(grad),
-        compute_dtype(grad.dtype),
-        half_code(grad.dtype),
-    )
-    sample_step, h_step, step, channel_step = four_steps(flat, geometry)
-    h, length = ((1,) * (2 - len(geometry.axes)) + tuple(axis.out for axis in geometry.axes))[:2]
+        return np.zeros(geometry.c_out, dtype)
+    flat, compute = flat_view(grad_output), compute_dtype(dtype)
+    shape, arguments = _plan(geometry, flat.steps, half_code(dtype), compute)
+    sums = np.zeros(shape, compute)
+    threads.launch(_sum_parts, len(sums), grad_output.size, sums, flat.data, flat.start, *arguments)
+    total: np.ndarray = sums[0] if len(sums) == 1 else np.add.reduce(sums, axis=0)
+    return total.astype(dtype, copy=False)
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    geometry: Geometry, steps: tuple[int, ...], half: int, compute: np.dtype
+) -> tuple[tuple[int, int], tuple[Any, ...]]:
+    """Give the shape of the parts' sums and the further arguments of `_sum_parts`."""
+    sample_step, h_step, step, channel_step = four_steps(Flat(np.empty(0), 0, steps), geometry)
+    h, length = (1,) * (2 - len(geometry.axes)) + tuple(axis.out for axis in geometry.axes)
     lines = [(geometry.n, sample_step), (h, h_step)]
     while lines and (lines[-1][0] == 1 or lines[-1][1] == length * step):
         length *= lines.pop()[0]  # positions that lie evenly make one line
     (outer, outer_step), (inner, inner_step) = [(1, 0)] * (2 - len(lines)) + lines
-    channels, copied = grad.size, half != NOT_HALF or channel_step != 1
-    chunk = max(1, min(_CHUNK, _PANEL // channels)) if copied else _CHUNK
+    channels, copied, width = geometry.c_out, half != NOT_HALF or channel_step != 1, lanes(compute)
+    chunk = min(max(_CHUNK // channels, 1 if copied else _LEAST_CHUNK), _MOST_CHUNK)
     pieces = -(-length // chunk)
     # Few channels: several positions side by side fill a vector.
-    side_by_side = max(1, lanes(compute) // channels) if copied or step == channels else 1
-    numbers = np.array([outer * inner, length, pieces, inner, outer_step, inner_step, step, channel_step, channels,
-                        side_by_side, half], np.int64)  # fmt: skip
-    parts = min(_PARTS, outer * inner * pieces)
-    sums = np.zeros((parts, channels), compute)
-    kernels = np.array([tile_kernel(compute, DEPTHWISE, rows, 1) for rows in (1, _ROWS)], np.int64)
-    panel_size = min(chunk, length) * channels if copied else 0
-    threads.launch(
-        _sum_parts, parts, grad_output.size, sums, flat.data, flat.start, numbers, kernels, panel_size, lanes(compute)
-    )
-    _store_sum(result.data, sums, half)
+    side_by_side = max(1, width // channels) if copied or step == channels else 1
+    panel = -(-length // pieces) * channels if copied else 0
+    numbers = np.array(
+        [outer * inner, length, pieces, inner, outer_step, inner_step, step, channel_step, channels, side_by_side,
+         half, width, panel], np.int64
+    )  # fmt: skip
+    parts = min(_PARTS, outer * inner * pieces, max(1, outer * inner * length * channels // _PART))
+    vectors = -(-channels * side_by_side // width)
+    kernels = np.zeros((2, _VECTORS + 1), np.int64)
+    for v in {min(vectors, _VECTORS), vectors % _VECTORS} - {0}:
+        kernels[:, v] = [tile_kernel(compute, DEPTHWISE, rows, v) for rows in (1, _ROWS)]
+    return (parts, channels), (numbers, kernels, np.ones(_VECTORS * width, compute), np.zeros(1, np.int64))
 
 
 @twins
-def _sum_parts(part, part_end, workers, sums, y, y_start, numbers, kernels, panel_size, width):
+def _sum_parts(part, part_end, workers, sums, y, y_start, numbers, kernels, ones, nowhere):
     """Sum the parts `[part, part_end)`.
 
     Shapes   sums (parts, channels), of the compute type, zero before . y flat, with the strides of `numbers`
     Threads  over parts, whose number depends on the shape alone
     """
     for here in prange(part, part_end):
-        _sum_part(here, sums, y, y_start, numbers, kernels, panel_size, width)
+        _sum_part(here, sums, y, y_start, numbers, kernels, ones, nowhere)
 
 
 @helper
-def _sum_part(part, sums, y, y_start, numbers, kernels, panel_size, width):
+def _sum_part(part, sums, y, y_start, numbers, kernels, ones, nowhere):
     channels, pieces, length, together = numbers[_CHANNELS], numbers[_PIECES], numbers[_LENGTH], numbers[_TOGETHER]
     columns = channels * together
     rows = np.zeros(_ROWS * columns, sums.dtype)
-    ones, nowhere = np.ones(width, sums.dtype), np.zeros(1, np.int64)
-    panel = np.empty(panel_size, sums.dtype)
+    panel = np.empty(numbers[_PANEL], sums.dtype)
     chunks = numbers[_LINES] * pieces
     for chunk in range(chunks * part // sums.shape[0], chunks * (part + 1) // sums.shape[0]):
         line, piece = divmod(chunk, pieces)
         outer, inner = divmod(line, numbers[_INNER])
         first, end = length * piece // pieces, length * (piece + 1) // pieces
         at = y_start + outer * numbers[_OUTER_STEP] + inner * numbers[_INNER_STEP] + first * numbers[_STEP]
-        if panel_size:
+        if numbers[_PANEL]:
             for i in range(end - first):
                 copy_numbers(
                     panel, i * channels, y, at + i * numbers[_STEP], numbers[_CHANNEL_STEP], channels, numbers[_HALF]
                 )  # fmt: skip
-            _sum_rows(rows, panel, 0, channels, end - first, columns, together, kernels, ones, nowhere, width)
+            _sum_rows(rows, panel, 0, channels, end - first, columns, together, kernels, ones, nowhere, numbers[_WIDTH])
         else:
-            _sum_rows(rows, y, at, numbers[_STEP], end - first, columns, together, kernels, ones, nowhere, width)
+            step = numbers[_STEP]
+            _sum_rows(rows, y, at, step, end - first, columns, together, kernels, ones, nowhere, numbers[_WIDTH])
     for i in range(_ROWS * together):
         for c in range(channels):
             sums[part, c] += rows[i * channels + c]
@@ -105,29 +114,22 @@ def _sum_rows(rows, y, at, step, count, columns, together, kernels, ones, nowher
     step *= together
     whole, rest = divmod(count, together)
     steps = whole // _ROWS
-    for column in range(0, columns, width):
-        last = min(width, columns - column)
+    for column in range(0, columns, _VECTORS * width):
+        wide = min(_VECTORS * width, columns - column)
+        vectors = -(-wide // width)
+        last = wide - (vectors - 1) * width
         if steps > 0:
             run_tile(
-                kernels[1], y, at + column, step, _ROWS * step, nowhere, ones, 0, 0, nowhere, 0, 1, steps,
+                kernels[1, vectors], y, at + column, step, _ROWS * step, nowhere, ones, 0, 0, nowhere, 0, 1, steps,
                 rows, column, columns, rows, column, columns, last,
             )  # fmt: skip
         if whole > steps * _ROWS:
             run_tile(
-                kernels[0], y, at + steps * _ROWS * step + column, 0, step, nowhere, ones, 0, 0, nowhere, 0, 1,
+                kernels[0, vectors], y, at + steps * _ROWS * step + column, 0, step, nowhere, ones, 0, 0, nowhere, 0, 1,
                 whole - steps * _ROWS, rows, column, columns, rows, column, columns, last,
             )  # fmt: skip
     if rest > 0:  # together > 1: the columns are one vector
         run_tile(
-            kernels[0], y, at + whole * step, 0, 0, nowhere, ones, 0, 0, nowhere, 0, 1, 1,
+            kernels[0, 1], y, at + whole * step, 0, 0, nowhere, ones, 0, 0, nowhere, 0, 1, 1,
             rows, 0, columns, rows, 0, columns, rest * columns // together,
         )  # fmt: skip
-
-
-@serial
-def _store_sum(grad, sums, half):
-    """Add the parts in order and store them."""
-    total = sums[0].copy()
-    for part in range(1, sums.shape[0]):
-        total += sums[part]
-    store_numbers(grad, 0, 1, total, 0, total.size, half)

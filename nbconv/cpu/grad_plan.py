@@ -10,6 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,8 +33,7 @@ _ENOUGH_TILES = 16  # of the weight: with fewer, the reduction is split too, so 
 Steps = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
-class GradMemory:
+class GradMemory(NamedTuple):
     """How the operands lie, as (N, H, W, C), and the result, as (first, second, kernel_h, kernel_w)."""
 
     wide: Steps
@@ -280,9 +280,7 @@ class _Builder:
         }
         wide_lengths = {taps * (end - low) for low, end in wide_cuts for taps in tap_counts if taps > 0}
         narrow_lengths = {end - low for low, end in narrow_cuts}
-        row_lengths, column_lengths = (
-            (narrow_lengths, wide_lengths) if self.swapped else (wide_lengths, narrow_lengths)
-        )
+        row_lengths, column_lengths = (narrow_lengths, wide_lengths) if self.swapped else (wide_lengths, narrow_lengths)
         kind = (DEPTHWISE if self.tied else DENSE) + (TRIMMED if any(n % self.lanes for n in column_lengths) else 0)
         kernels = np.zeros(
             (self.widest + 1, max(max_rows(v, self.tied) for v in range(1, self.widest + 1)) + 1), np.int64

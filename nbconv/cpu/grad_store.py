@@ -1,6 +1,7 @@
 """From a block of sums to the weight's gradient: the order of axes that tiles leave, into the strides of the weight.
 
-Sums lie as (kernel row, tap, wide channel, narrow channel); swapped, as (kernel row, narrow channel, tap, wide channel).
+Sums lie as (kernel row, tap, wide channel, narrow channel), or, swapped, as (kernel row, narrow channel, tap, wide
+channel).
 """
 
 from __future__ import annotations

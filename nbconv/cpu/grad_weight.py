@@ -1,15 +1,15 @@
 """grad_weight of every operation: the tile product with channels as rows and positions as reduction, and its loops.
 
 Derivation, for all four operations. Let `wide` be the operand that taps shift over and `narrow` the one with a position
-for each window. A convolution sums `y[p, b] += wide[p*s + t*d - lo, a] * w[b, a, t]`: wide is x, narrow is y. A transposed
-one adds `wide[p*s + t*d - lo, a] += narrow[p, b] * w[b, a, t]`: narrow is x, wide is y. The first axis of both weights is
-the narrow channel. Either is linear in `w`, and the factor of `w[b, a, t]` in `<grad_output, y>` is
+for each window. A convolution sums `y[p, b] += wide[p*s + t*d - lo, a] * w[b, a, t]`: wide is x, narrow is y. A
+transposed one adds `wide[p*s + t*d - lo, a] += narrow[p, b] * w[b, a, t]`: narrow is x, wide is y. The first axis of
+both weights is the narrow channel. Either is linear in `w`, and the factor of `w[b, a, t]` in `<grad_output, y>` is
 
     grad[b, a, t] = sum over samples and positions p of  wide[p*s + t*d - lo, a] * narrow[p, b]
 
-with grad_output in the place of y. For one tap that is a product of two matrices that lie in memory as they are: the rows
-are wide channels (unit stride), the reduction steps by `s` pixels in `wide` and by one in `narrow`, the columns are narrow
-channels.
+with grad_output in the place of y. For one tap that is a product of two matrices that lie in memory as they are: the
+rows are wide channels (unit stride), the reduction steps by `s` pixels in `wide` and by one in `narrow`, the columns
+are narrow channels.
 """
 
 from __future__ import annotations
@@ -220,7 +220,8 @@ def _add_segment(
     count, run, call, kernels, max_rows,
 ):  # fmt: skip
     """Add the products of `run` positions of `count` lines, for the taps that segment and block share."""
-    first, end = max(segment[G.SEGMENT_TAP], block[G.BLOCK_TAP]), min(segment[G.SEGMENT_TAP_END], block[G.BLOCK_TAP_END])
+    first = max(segment[G.SEGMENT_TAP], block[G.BLOCK_TAP])
+    end = min(segment[G.SEGMENT_TAP_END], block[G.BLOCK_TAP_END])
     if first >= end:
         return
     channels, width = block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL], block[G.BLOCK_WIDE_END] - block[G.BLOCK_WIDE]
@@ -265,8 +266,8 @@ def _add_tiles(
         for tiles, tile_rows in ((larger, size + 1), (row_tiles - larger, size)):
             if tiles > 0:
                 run_tile(
-                    kernels[vector_end - vector, tile_rows], a, a_here, a_row, a_k, a_lines, b, b_at + column, b_k, b_lines,
-                    0, count, run, sums, here, sums_row, sums, here, sums_row, last, tiles,
+                    kernels[vector_end - vector, tile_rows], a, a_here, a_row, a_k, a_lines, b, b_at + column, b_k,
+                    b_lines, 0, count, run, sums, here, sums_row, sums, here, sums_row, last, tiles,
                 )  # fmt: skip
             here += tiles * tile_rows * sums_row
             a_here += tiles * tile_rows * a_row

@@ -1,7 +1,8 @@
 """Transposing a small block of numbers in registers, with its plain-Python twin.
 
-Layers of real networks keep the taps of a weight innermost, tiles keep its channels there. Number by number such a change of
-order costs more than the convolution of a short sequence; a block of vectors at a time it runs at the speed of memory.
+Layers of real networks keep the taps of a weight innermost, tiles keep its channels there. Number by number such a
+change of order costs more than the convolution of a short sequence; a block of vectors at a time it runs at the speed
+of memory.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def transpose_block(
     """Write the transpose of a block of at most a vector's numbers each way.
 
     Math     to[to_rows[j] + i] = source[source_rows[i] + j]   for i < rows, j < columns
-    Shapes   to, source flat, of one dtype, float32 or float64 . to_rows, source_rows int64, of at least a vector's length
+    Shapes   to, source flat, float32 or float64 . to_rows, source_rows int64, of at least a vector's length
     """
     for j in range(columns):
         for i in range(rows):
