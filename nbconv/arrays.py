@@ -104,12 +104,25 @@ def check_out(op: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, *input
         raise ValueError(f"{op}: out has shape {out.shape}, the result has {shape}")
     if not out.flags.writeable:
         raise ValueError(f"{op}: out is read-only")
-    if out.size and any(step == 0 and size > 1 for step, size in zip(out.strides, out.shape, strict=True)):
-        raise ValueError(f"{op}: out overlaps itself (it is broadcast: strides {out.strides} of shape {out.shape})")
+    if _overlaps_itself(out):
+        raise ValueError(f"{op}: out overlaps itself (strides {out.strides} of shape {out.shape})")
     for value in inputs:
         if value is not None and _overlap(out, value):
             raise ValueError(f"{op}: out shares memory with an input")
     return out
+
+
+def _overlaps_itself(out: np.ndarray) -> bool:
+    """Say whether two places of `out` may share memory: each axis must step over all that the finer ones span."""
+    if out.flags.c_contiguous or out.size == 0:
+        return False
+    span = out.itemsize
+    for step, size in sorted((abs(step), size) for step, size in zip(out.strides, out.shape, strict=True)):
+        if size > 1:
+            if step < span:
+                return True
+            span += step * (size - 1)
+    return False
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:

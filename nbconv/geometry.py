@@ -23,6 +23,7 @@ __all__ = ["PADDING_MODES", "Axis", "ConvSpec", "Geometry", "Phase", "bind", "bi
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 Pair = tuple[int, int]
+_MOST = 2**52  # of any parameter: positions in memory are 64-bit sums of products with kernel sizes
 
 
 class Axis(NamedTuple):
@@ -463,4 +464,6 @@ def whole(op: str, name: str, value: Any, *, least: int) -> int:
         raise TypeError(f"{op}: {name} must be a whole number; got {value!r} (bool)")
     if number < least:
         raise ValueError(f"{op}: {name} must be at least {least}; got {number}")
+    if number > _MOST:
+        raise ValueError(f"{op}: {name} must be at most {_MOST}; got {number}")
     return number

@@ -214,7 +214,7 @@ class Conv1d(_Forward):
     Parameters
     ----------
     weight : ndarray, shape (C_out, C_in / groups, K)
-        Any strides; later changes to the array are not seen.
+        Any strides. The array is kept, for pickles, and must not be changed afterwards.
     bias : ndarray, shape (C_out,), optional
         Added to each output position.
     stride, padding, dilation, groups, padding_mode, activation, algorithm
@@ -244,7 +244,7 @@ class Conv2d(_Forward):
     Parameters
     ----------
     weight : ndarray, shape (C_out, C_in / groups, KH, KW)
-        Any strides; later changes to the array are not seen.
+        Any strides. The array is kept, for pickles, and must not be changed afterwards.
     bias : ndarray, shape (C_out,), optional
         Added to each output position.
     stride, padding, dilation, groups, padding_mode, activation, algorithm
@@ -266,7 +266,7 @@ class ConvTranspose1d(_Transposed):
     Parameters
     ----------
     weight : ndarray, shape (C_in, C_out / groups, K)
-        Any strides; later changes to the array are not seen.
+        Any strides. The array is kept, for pickles, and must not be changed afterwards.
     bias : ndarray, shape (C_out,), optional
         Added to each output position.
     stride, padding, output_padding, groups, dilation, activation, algorithm
@@ -288,7 +288,7 @@ class ConvTranspose2d(_Transposed):
     Parameters
     ----------
     weight : ndarray, shape (C_in, C_out / groups, KH, KW)
-        Any strides; later changes to the array are not seen.
+        Any strides. The array is kept, for pickles, and must not be changed afterwards.
     bias : ndarray, shape (C_out,), optional
         Added to each output position.
     stride, padding, output_padding, groups, dilation, activation, algorithm
