@@ -28,7 +28,7 @@ from typing import Any
 if not __package__:  # run as a file
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bench import limits, peers, vocoder
+from bench import gradients, limits, peers, vocoder
 from bench.kinds import GOALS, KINDS, chosen
 from bench.layers import Measured, arenas_for, judge, measure, table_lines
 from bench.race import Apart, Here, one_core, usable_cores
@@ -43,13 +43,16 @@ OTHERS: dict[str, Callable[[limits.Settings], list[Row]]] = {
     "memory": limits.memory_rows,
     "growth": limits.growth_rows,
     "vocoder": vocoder.rows,
+    "gradients": gradients.rows,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*KINDS, *OTHERS]
-    parser.add_argument("--kinds", nargs="+", choices=names, default=names, metavar="KIND", help=", ".join(names))
+    usual = [name for name in names if name != "gradients"]
+    told = f"all but gradients, or some of: {', '.join(names)}"
+    parser.add_argument("--kinds", nargs="+", choices=names, default=usual, metavar="KIND", help=told)
     parser.add_argument("--engines", nargs="*", choices=peers.ENGINES, default=peers.installed(), help="peers")
     parser.add_argument("--threads", type=int, default=1, help="of every engine")
     parser.add_argument("--quick", action="store_true", help="the first few shapes of each kind, a fifth of the time")

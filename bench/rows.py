@@ -68,20 +68,31 @@ def draw(path: Path, machine: Mapping[str, Any], rows: Sequence[Row]) -> str:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.36 * len(rows)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.34 * len(rows)), layout="constrained")
     for place, row in enumerate(rows):
         mean = geometric_mean(row.ratios.values())
-        axes.barh(place, mean, color="tab:green" if row.met else "tab:orange", height=0.6)
-        axes.plot(list(row.ratios.values()), [place] * len(row.ratios), ".", color="black", markersize=4, alpha=0.6)
+        axes.barh(place, mean - 1, left=1, color="tab:green" if row.met else "tab:orange", height=0.6)
+        axes.plot(list(row.ratios.values()), [place] * len(row.ratios), ".", color="black", markersize=4, alpha=0.5)
         axes.plot([row.goal_ratio] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.5)
-        axes.text(mean, place - 0.42, f" {mean:.2f}", va="center", fontsize=7)
+        if row.limit is not None:
+            axes.plot(row.limit, place, "d", color="tab:blue", markersize=4)
+        axes.text(1.005, place, f"{mean:.2f}", va="center", fontsize=7, transform=axes.get_yaxis_transform())
     axes.set_xscale("log")
-    axes.axvline(1, color="gray", linewidth=0.8, zorder=0)
+    marks = [mark for mark in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if _meets(mark, axes.get_xlim())]
+    axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
+    axes.set_xticks([], minor=True)
+    axes.axvline(1, color="gray", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [f"{row.title}\nagainst {row.against}" for row in rows], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel("their time over ours: geometric mean, one dot a shape, mark at the goal")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(
+        "their time over ours: mean (bar), shapes (dots), goal (line), ours at its floor (diamond)", fontsize=8
+    )
     threads = machine["threads"]
     axes.set_title(f"{machine['cpu']}, {threads} thread{'s' if threads > 1 else ''}, float32", fontsize=9)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return f"picture: {path}"
+
+
+def _meets(mark: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= mark <= limits[1]
