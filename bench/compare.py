@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import platform
 import sys
 import time
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = limits.Settings(tuple(args.engines), args.threads, usable_cores(), seconds, args.quick)
     machine = describe_machine(settings)
     print("  ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    if machine["load"] > 0.5:
+        print("the machine is busy: times of more than one thread mean little")
     with ExitStack() as stack:
         if args.threads == 1:
             stack.enter_context(one_core())
@@ -105,6 +108,7 @@ def describe_machine(settings: limits.Settings) -> dict[str, Any]:
     return {
         "cpu": cpu_name(), "target": host_target().cpu, "cores": len(settings.cores) or None,
         "threads": settings.threads, "quick": settings.quick, "date": time.strftime("%Y-%m-%d"),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0,  # what others do
         "python": platform.python_version(), **versions,
     }  # fmt: skip
 

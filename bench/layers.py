@@ -102,7 +102,8 @@ def judge(goal: Goal, measured: Sequence[Measured]) -> Row | None:
     text = f"mean {mean:.2f}, least {ratios[worst]:.2f} ({worst}), of {len(ratios)}"
     if len(ratios) == 1:
         text = f"{mean:.2f} ({worst})"
-    limit = None if goal.rival == "peak" else geometric_mean(one.ratio_at_floor(goal.rival) for one in entered)
+    at_floor = goal.rival != "peak" and "tiny" not in goal.kinds  # a tiny call is all overhead
+    limit = geometric_mean(one.ratio_at_floor(goal.rival) for one in entered) if at_floor else None
     return Row(goal.title, goal.rival, goal.text, text, met, ratios, goal.mean or goal.least, limit)
 
 
