@@ -72,11 +72,6 @@ def _as_array(op: str, name: str, value: Any) -> np.ndarray:
                     "NumPy's exchange has no bfloat16; pass its words, of PyTorch e.g. "
                     f"{name}.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)"
                 )
-            if str(getattr(value, "dtype", "")).endswith("bfloat16"):
-                error = TypeError(
-                    "NumPy's exchange has no bfloat16; pass its words, of PyTorch e.g. "
-                    f"{name}.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)"
-                )
             raise TypeError(f"{op}: {name} ({kind}) is no array that NumPy can view on the CPU: {error}") from None
     raise TypeError(
         f"{op}: {name} must be a NumPy array; got {type(value).__name__}: "
