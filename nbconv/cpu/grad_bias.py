@@ -39,7 +39,8 @@ def grad_bias(geometry: Geometry, grad_output: np.ndarray) -> np.ndarray:
     sums = np.zeros(shape, compute)
     threads.launch(_sum_parts, len(sums), grad_output.size, sums, flat.data, flat.start, *arguments)
     total: np.ndarray = sums[0] if len(sums) == 1 else np.add.reduce(sums, axis=0)
-    return total.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):  # beyond a half type lies infinity
+        return total.astype(dtype, copy=False)
 
 
 @lru_cache(maxsize=1024)

@@ -52,7 +52,9 @@ def _pack_tables(
             further = steps[-1] if merged > 1 else steps[0] * (c_group if spec.transposed else o_group)
             tap_offsets = np.array([offsets[tap] for tap in taps], np.int64)
             column_table = np.array(columns, np.int64)
-            arguments = at, tap_offsets, column_table, c_group, o_group, steps[c_axis], steps[o_axis], further
+            # Residues of one output channel are what lies one further, as other channels would.
+            outputs, o_step = (merged, steps[-1]) if merged > 1 and o_group == 1 else (o_group, steps[o_axis])
+            arguments = at, tap_offsets, column_table, c_group, outputs, steps[c_axis], o_step, further
             lie_inside = min(steps[:2]) >= max(offsets) + 1 and len(offsets) > 1 and steps[-1] == 1
             inside = None
             if layout.kind == DENSE and lie_inside and (merged == 1 or o_group % width == 0):
