@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from bench import gradients, limits, peers, vocoder
 from bench.kinds import GOALS, KINDS, chosen
 from bench.layers import Measured, arenas_for, judge, measure, table_lines
 from bench.race import Apart, Here, one_core, usable_cores
-from bench.rows import Row, draw, print_rows, write_json
+from bench.rows import Row, draw, is_busy, print_rows, write_json
 
 RESULTS = Path(__file__).parent / "results"
 SECONDS, QUICK_SECONDS = 0.25, 0.05  # of each contestant
@@ -64,17 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = limits.Settings(tuple(args.engines), args.threads, usable_cores(), seconds, args.quick)
     machine = describe_machine(settings)
     print("  ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
-    if machine["load"] > 0.5:
+    if is_busy(machine):
         print("the machine is busy: times of more than one thread mean little")
     with ExitStack() as stack:
         if args.threads == 1:
             stack.enter_context(one_core())
         measured = measure_kinds([name for name in args.kinds if name in KINDS], settings, stack)
-        rows = [row for row in (judge(goal, measured) for goal in GOALS) if row]
+        judged = [row for row in (judge(goal, measured) for goal in GOALS) if row]
+        rows = [replace(row, wall=args.threads > 1) for row in judged]
         for name in args.kinds:
             if name in OTHERS:
                 rows += OTHERS[name](settings)
-    print_rows(rows)
+    print_rows(rows, is_busy(machine))
     kinds = {name: [one.as_json() for one in measured if one.kind == name] for name in args.kinds if name in KINDS}
     out = args.out or RESULTS / f"{file_name(machine)}.json"
     write_json(out, machine, kinds, rows)

@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+BUSY_LOAD = 0.5
+
 
 @dataclass(frozen=True)
 class Row:
     """A goal and what was measured; `ratios` by shape, to be at least `goal_ratio`, where the row is made of ratios.
 
     `limit` is the mean ratio that layers would reach at their floors: no goal above it can be met on that machine.
+    `wall` rows were timed by the wall's clock, which other work on the machine delays.
     """
 
     title: str
@@ -25,6 +28,7 @@ class Row:
     ratios: Mapping[str, float] = field(default_factory=dict)
     goal_ratio: float | None = None
     limit: float | None = None
+    wall: bool = False
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -32,12 +36,17 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def print_rows(rows: Sequence[Row]) -> None:
+def is_busy(machine: Mapping[str, Any]) -> bool:
+    """Say whether other work ran on the machine."""
+    return machine.get("load", 0.0) > BUSY_LOAD
+
+
+def print_rows(rows: Sequence[Row], busy: bool) -> None:
     """Print the table as Markdown."""
     print("\n| kind | against | goal | measured | mean at the floor | |\n|---|---|---|---|---|---|")
     for row in rows:
         limit = "" if row.limit is None else f"{row.limit:.2f}"
-        verdict = "met" if row.met else "not met"
+        verdict = ("met" if row.met else "not met") + (" (busy machine)" if busy and row.wall else "")
         print(f"| {row.title} | {row.against} | {row.goal} | {row.measured} | {limit} | {verdict} |")
 
 
@@ -57,8 +66,11 @@ def _rounded(value: Any) -> Any:
 
 
 def draw(path: Path, machine: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """Draw a bar a row: the geometric mean of its ratios, a dot a shape, a mark at the goal; say what was done."""
-    rows = [row for row in rows if row.ratios]
+    """Draw a bar a row: the geometric mean of its ratios, a dot a shape, a mark at the goal; say what was done.
+
+    Rows of the wall's clock are left out where the machine was busy.
+    """
+    rows = [row for row in rows if row.ratios and not (row.wall and is_busy(machine))]
     if not rows:
         return "no picture: no row is made of ratios"
     try:
