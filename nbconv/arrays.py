@@ -66,13 +66,13 @@ def _as_array(op: str, name: str, value: Any) -> np.ndarray:
             array: np.ndarray = np.from_dlpack(value)
             return array
         except (BufferError, RuntimeError, TypeError) as error:
-            kind = type(value).__name__
+            kind, reason = type(value).__name__, str(error)
             if str(getattr(value, "dtype", "")).endswith("bfloat16"):
-                error = TypeError(
+                reason = (
                     "NumPy's exchange has no bfloat16; pass its words, of PyTorch e.g. "
                     f"{name}.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)"
                 )
-            raise TypeError(f"{op}: {name} ({kind}) is no array that NumPy can view on the CPU: {error}") from None
+            raise TypeError(f"{op}: {name} ({kind}) is no array that NumPy can view on the CPU: {reason}") from None
     raise TypeError(
         f"{op}: {name} must be a NumPy array; got {type(value).__name__}: "
         f"use numpy.asarray({name}, dtype=numpy.float32)"

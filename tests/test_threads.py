@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -169,6 +169,13 @@ print(len(os.listdir("/proc/self/task")) - before, *sorted(info))
 # ---- which twin, in what slices ------------------------------------------------------------------------------------
 
 
+class Same:
+    """Twins that are one function."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.serial = self.parallel = function
+
+
 class Recorder:
     """Twins that record how they were called."""
 
@@ -215,7 +222,7 @@ def test_an_interrupt_opens_the_gate() -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    twins: Any = SimpleNamespace(serial=interrupt, parallel=interrupt)
+    twins: Any = Same(interrupt)
     with pytest.MonkeyPatch.context() as patch, nbconv.num_threads(2):
         patch.setattr(threads, "_layer", threading_layer.Layer("test", "", one_at_a_time=True))
         with pytest.raises(KeyboardInterrupt):
@@ -244,7 +251,7 @@ def test_an_interrupt_leaves_whole_jobs() -> None:
         if last >= 100:
             raise KeyboardInterrupt
 
-    twins: Any = SimpleNamespace(serial=run, parallel=run)
+    twins: Any = Same(run)
     with nbconv.num_threads(1), pytest.raises(KeyboardInterrupt):
         threads.launch(twins, 1000, 10_000_000_000)
     assert done == list(range(len(done)))
