@@ -25,6 +25,7 @@ from tests.helpers import (
     case_params,
     compute_dtype,
     epsilon,
+    optional,
     real_numbers,
     rng_for,
     whole_numbers,
@@ -394,7 +395,7 @@ def torch_takes(case: Case) -> bool:
     "case", case_params([case for case in [*CASES, *small_perf_cases(10_000_000)] if torch_takes(case)])
 )
 def test_torch_agrees(case: Case) -> None:
-    pytest.importorskip("torch")
+    optional("torch", "NBCONV_REQUIRE_TORCH")
     arrays = data_of(case)
     for actual, expected in zip(backward(case, *arrays), torch_gradients(case, arrays), strict=True):
         assert_equal(actual, expected)

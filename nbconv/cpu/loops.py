@@ -270,12 +270,12 @@ def _store_rows(sums, sums_at, sums_row, rows, count, y, y_start, out_channel, p
 
 
 def store_numbers(y, at, step, sums, start, count, half):
-    """Copy `count` numbers out of the compute type, rounding to half types."""
+    """Copy `count` numbers out of the compute type, rounding to half types where `y` holds those."""
     for i in range(count):
         value = sums[start + i]
-        if half == T.FLOAT16:
+        if half == T.FLOAT16 and y.itemsize == 2:
             value = float_to_float16(value)
-        elif half == T.BFLOAT16:
+        elif half == T.BFLOAT16 and y.itemsize == 2:
             value = float_to_bfloat16(value)
         y[at + i * step] = value
 
