@@ -112,14 +112,14 @@ NO_HOOK = "from numba.core import compiler\ndel compiler.CompileResult.{name}\n"
 NO_LIBRARY = "from numba.core import codegen\ndel codegen.JITCodeLibrary\n" + USE
 RACE = """
 import subprocess
-code = "from tests.processes import check; assert check()"
+code = "from tests.processes import check; assert check(20)"
 started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range({count})]
 assert [process.wait(250) for process in started] == [0] * {count}
 """
 KILLED = (
     """
 import subprocess, time
-code = "from tests.processes import check; check()"
+code = "from tests.processes import check; check(20)"
 for delay in (1.0, 2.0, 3.0, 4.0):
     process = subprocess.Popen([sys.executable, "-c", code])
     time.sleep(delay)
@@ -185,7 +185,7 @@ def system_faults() -> Iterator[Fault]:
 def process_faults() -> Iterator[Fault]:
     """Let processes meet, and die."""
     yield Fault("16 processes at first use", code=RACE.format(count=16), environment=EMPTY)
-    yield Fault("16 processes, broken cache", rewrite(flip(0.5)), RACE.format(count=16))
+    yield Fault("4 processes, broken cache", rewrite(flip(0.5)), RACE.format(count=4))
     yield Fault("processes killed while they compile", code=KILLED, environment=EMPTY)
     hide = "sys.modules['numba.np.ufunc.omppool'] = None\n"
     yield Fault("no OpenMP", code=hide + USE)
