@@ -82,17 +82,16 @@ def _dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     """Name every step and what does it; of two steps with one name, one is enough."""
     from .cpu.backend import activation_address
-    from .cpu.tiles import max_rows, max_vectors
-    from .runtime.microkernel import DENSE, DEPTHWISE, tile_kernel
+    from .cpu.tiles import full_tiles
+    from .runtime.microkernel import tile_kernel
 
     compute = compute_dtype(dtype)
     yield f"{dtype} loops", partial(_convolve, dtype, 64, threads=1)
     yield f"{dtype} loops, threads", partial(_convolve, dtype, 4096, threads=2)
     yield f"{dtype} columns", partial(_columns, dtype)
-    for kind, name in ((DENSE, "tile"), (DEPTHWISE, "depthwise tile")):
-        for vectors in range(1, max_vectors() + 1):
-            for rows in range(1, max_rows(vectors, kind == DEPTHWISE) + 1):
-                yield f"{compute} {name} {rows}x{vectors}", partial(tile_kernel, compute, kind, rows, vectors)
+    for name, kind, full, vectors in full_tiles(compute):
+        for rows in range(1, full + 1):
+            yield f"{compute} {name} tile {rows}x{vectors}", partial(tile_kernel, compute, kind, rows, vectors)
     for activation, parameter in ACTIVATIONS.items():
         yield f"{compute} {activation}", partial(activation_address, (activation, parameter), compute)
     if gradients:
@@ -104,9 +103,11 @@ def _convolve(dtype: np.dtype[Any], length: int, threads: int) -> None:
     from . import functional
     from .runtime.threads import num_threads
 
-    x, weight = np.zeros((1, length, 32), dtype), np.zeros((128, 32, 3), dtype)
+    x = np.zeros((1, length, 32), dtype)
     with num_threads(threads):
-        functional.conv1d(x, weight)
+        # Weights are packed in three ways: blocks of taps, single taps, few outputs.
+        for weight_shape in ((128, 32, 3), (128, 32, 1), (2, 32, 3)):
+            functional.conv1d(x, np.zeros(weight_shape, dtype))
 
 
 def _columns(dtype: np.dtype[Any]) -> None:

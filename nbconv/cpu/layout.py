@@ -18,12 +18,9 @@ from ..geometry import UNIT_PHASE, ConvSpec, Phase, axis_phases, bind, merge_pha
 from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, grouped
 from ..runtime.target import lanes
 from . import tables as T
-from .tiles import max_dot_columns, max_grouped_vectors, max_vectors, split_columns
+from .tiles import is_small_group, max_dot_columns, max_grouped_vectors, max_vectors, split_columns
 
 __all__ = ["InPlace", "Layout", "Packed", "channels_of", "in_place_layout", "packed_layout"]
-
-
-_GROUPS_IN_VECTOR = 4  # from which a shuffle for each multiply-add beats lanes that lie idle
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +100,7 @@ def _choose_kind(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype,
         if c_group == 1 and o_group < lanes(dtype):
             return DEPTHWISE
         # Or where a vector holds several whole groups, which a shuffle can spread.
-        few = c_group == o_group > 0 and lanes(dtype) % (_GROUPS_IN_VECTOR * c_group) == 0
-        return grouped(c_group) if few else DENSE
+        return grouped(c_group) if c_group == o_group and is_small_group(c_group, dtype) else DENSE
     # Of a row of the window, the terms that lie together in x must fill vectors too.
     taps = 1 if spec.dilation[-1] > 1 else weight_shape[-1] // (spec.stride[-1] if spec.transposed else 1)
     few = 0 < o_group * merged <= max_dot_columns(dtype)

@@ -6,16 +6,20 @@ other operand comes straight from memory (AVX-512) or takes one register more.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, grouped
 from ..runtime.target import host_target
 
 __all__ = [
     "COPY_CYCLES",
     "Blocking",
     "blocking",
+    "full_tiles",
+    "is_small_group",
     "max_dot_columns",
     "max_dot_rows",
     "max_grouped_rows",
@@ -32,6 +36,7 @@ _DENSE_ROWS = {32: {1: 14, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
 _DOT_ROWS = {32: {1: 12, 2: 10, 3: 8, 4: 6, 5: 5, 6: 4, 7: 3, 8: 3}, 16: {1: 8, 2: 5, 3: 3, 4: 2}}
 # Tiles of small groups: vectors -> rows. The rows of x stay in registers beside the sums.
 _GROUPED_ROWS = {32: {1: 12, 2: 6}, 16: {1: 5, 2: 3}}
+_GROUPS_IN_VECTOR = 4
 # Depthwise tiles load one vector for each multiply-add, whatever their shape; these keep the weights in registers.
 _DEPTHWISE_ROWS = {32: {1: 14, 2: 12, 3: 8, 4: 6}, 16: {1: 8, 2: 4, 3: 3}}
 
@@ -79,6 +84,25 @@ def max_dot_columns(dtype: np.dtype) -> int:
     target = host_target()
     masks = target.vector_bytes >= 32
     return min(target.vector_bytes // dtype.itemsize // 2, max(_DOT_ROWS[target.registers])) if masks else 0
+
+
+def full_tiles(dtype: np.dtype) -> Iterator[tuple[str, int, int, int]]:
+    """List the full tile of every width: the name of its kind, the kind, rows, vectors (of dot products: columns)."""
+    registers = host_target().registers
+    groups = [channels for channels in (2, 4) if is_small_group(channels, dtype)]
+    kinds = [("dense", DENSE, _DENSE_ROWS), ("depthwise", DEPTHWISE, _DEPTHWISE_ROWS)]
+    kinds += [(f"groups of {channels}", grouped(channels), _GROUPED_ROWS) for channels in groups]
+    for name, kind, rows in kinds:
+        for vectors, full in rows[registers].items():
+            yield name, kind, full, vectors
+    for columns in range(1, max_dot_columns(dtype) + 1):
+        yield "dot", DOT, _DOT_ROWS[registers][columns], columns
+
+
+def is_small_group(channels: int, dtype: np.dtype) -> bool:
+    """Say whether a vector holds so many groups that a shuffle for each multiply-add beats lanes that lie idle."""
+    lanes = host_target().vector_bytes // dtype.itemsize
+    return channels > 0 and lanes % (_GROUPS_IN_VECTOR * channels) == 0
 
 
 def split_columns(vectors: int, widest: int) -> list[int]:
