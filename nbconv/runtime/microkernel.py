@@ -80,7 +80,8 @@ def run_tile(
         dots = _view(init, init_start, (rows, vectors), (init_row, 1)).copy()
         for t in range(tap, tap_end):
             x = _view(a, a_start + a_taps[t], (rows, run), (a_row, 1))
-            dots += x @ _view(b, b_start + b_taps[t], (vectors, run), (b_k, 1)).T
+            w = _view(b, b_start + b_taps[t], (vectors, run), (b_k, 1))
+            dots += (x[:, None] * w).sum(axis=2)  # a matrix product would round by the number of rows
         to[...] = dots
         return
     columns = (vectors - 1) * width + last_columns
