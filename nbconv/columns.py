@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .arrays import check_array
-from .geometry import ConvSpec, bind_window, per_axis
+from .geometry import ConvSpec, bind_window
+from .parameters import per_axis
 
 __all__ = ["col2im", "im2col"]
 

@@ -37,8 +37,9 @@ from typing import Any, Literal, overload
 
 from . import conventions
 from .functional import check_activation
-from .geometry import ConvSpec, Geometry, bind, whole
+from .geometry import ConvSpec, Geometry, bind
 from .incidence import incidence
+from .parameters import whole
 
 __all__ = ["CONVENTIONS", "OPERATIONS", "OperationCount", "count_activation", "count_bound", "count_operations"]
 

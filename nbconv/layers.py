@@ -12,7 +12,8 @@ from .arrays import check_array, one_dtype
 from .backward import GRADIENTS, ConvGrads, check_needs, gradients
 from .counting import OperationCount, count_bound
 from .functional import Activation, check_activation, check_algorithm, output
-from .geometry import ConvSpec, bind, per_axis, whole
+from .geometry import ConvSpec, bind
+from .parameters import per_axis, whole
 
 __all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Sequential"]
 

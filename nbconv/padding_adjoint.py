@@ -17,6 +17,7 @@ import numpy as np
 
 from .arrays import compute_dtype
 from .geometry import Axis, Geometry, Pair
+from .parameters import Pair
 
 __all__ = ["fold_rim"]
 

@@ -22,6 +22,7 @@ ROOF = 6
 # First match counts. A file imports from floors below its own, or from its own where that makes no circle.
 FLOORS = [
     ("geometry", 0),
+    ("parameters", 0),
     ("arrays", 0),
     ("cpu.tables", 0),
     ("runtime*", 1),

@@ -20,7 +20,7 @@ from typing import Any
 import numba
 from numba.core.compiler_lock import global_compiler_lock
 
-from ..geometry import whole
+from ..parameters import whole
 from .jit import Twins
 from .processors import affinity, cpu_quota
 from .threading_layer import TORN, Layer, choose_layer
