@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from .arrays import compute_dtype
-from .geometry import Axis, Geometry, Pair
+from .geometry import Axis, Geometry
 from .parameters import Pair
 
 __all__ = ["fold_rim"]
