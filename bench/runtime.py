@@ -97,7 +97,7 @@ def best(n, x, w):
             start = time.perf_counter()
             nbconv.conv1d(x, w)
             times.append(time.perf_counter() - start)
-        return sorted(times)[30]
+        return min(times)
 worst = 0
 for length in (30, 100, 300, 1000, 3000):
     x, w = np.ones((1, length, 32), np.float32), np.ones((32, 32, 3), np.float32)
