@@ -10,7 +10,7 @@ from tests.helpers import optional
 from tests.processes import LINUX, need_layer, run_python
 
 LAYERS = ["omp", "workqueue", "tbb"]
-needs_fork = pytest.mark.skipif(not LINUX, reason="forks")
+needs_fork = pytest.mark.skipif(not LINUX, reason="this system does not fork processes")
 # Two threads wanted, whatever the machine has; the work is above every layer's threshold.
 TWO = {"NUMBA_NUM_THREADS": "2", "NBCONV_NUM_THREADS": "2"}
 
@@ -117,7 +117,7 @@ with ProcessPoolExecutor(2, mp_context=context) as pool:
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_executors(method: str, before: str) -> None:
     if method != "spawn" and not LINUX:
-        pytest.skip("forks")
+        pytest.skip("this system does not fork processes")
     assert run_python(MULTIPROCESSING.format(method=method, before=before), **TWO) == "True True"
 
 
