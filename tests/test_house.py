@@ -24,6 +24,7 @@ FLOORS = [
     ("geometry", 0),
     ("parameters", 0),
     ("arrays", 0),
+    ("devices", 0),
     ("cpu.tables", 0),
     ("runtime*", 1),
     ("*.backend", 3),
@@ -46,7 +47,8 @@ FLOORS = [
     ("__main__", ROOF),
 ]
 COMPILERS = {"numba", "llvmlite"}
-# Outside of the runtime floor: to print their versions, inside a function.
+COMPILED = ("runtime*", "cuda.*")
+# Outside of these floors: to print their versions, inside a function.
 MAY_NAME_COMPILERS = {"info_command"}
 
 SOURCES = {
@@ -112,7 +114,7 @@ def test_imports_make_no_circle() -> None:
 @pytest.mark.parametrize("module", SOURCES)
 def test_compilers_are_named_on_their_floor_only(module: str) -> None:
     named = {name.split(".")[0] for name in imports_of(module)} & COMPILERS
-    if named and not fnmatch(module, "runtime*"):
+    if named and not any(fnmatch(module, floor) for floor in COMPILED):
         assert module in MAY_NAME_COMPILERS, f"nbconv/{module} imports {named}"
         top = {
             n.name

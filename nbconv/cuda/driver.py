@@ -1,0 +1,61 @@
+"""The one place that imports numba-cuda: kernels take `cuda` from here.
+
+Importing this module imports the compiler, but touches no driver; `require_device` does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from ..devices import DeviceError
+
+__all__ = ["SIMULATED", "cuda", "device_count", "require_device"]
+
+INSTALL = 'pip install "nbconv[cuda12]" (or "nbconv[cuda13]", after the CUDA version that `nvidia-smi` shows)'
+
+
+def _import() -> Any:
+    """Import numba-cuda; the CUDA target that Numba once had inside is another, unmaintained one."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        raise DeviceError(f"arrays on a CUDA device need the package numba-cuda: {INSTALL}")
+    # NumPy 2.5 removed names that numba-cuda 0.30 still looks up while its modules are imported, some of them only at
+    # the first compilation.
+    missing = {"row_stack": np.vstack}
+    missing = {name: value for name, value in missing.items() if not hasattr(np, name)}
+    for name, value in missing.items():
+        setattr(np, name, value)
+    try:
+        from numba import cuda
+
+        if not cuda.config.ENABLE_CUDASIM:
+            import numba.cuda.np.arrayobj  # noqa: F401
+    except ImportError as error:
+        raise DeviceError(f"numba-cuda cannot be imported ({error}): {INSTALL}") from error
+    finally:
+        for name in missing:
+            delattr(np, name)
+    return cuda
+
+
+cuda: Any = _import()
+SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
+
+
+def device_count() -> int:
+    """Count the CUDA devices; 0 where no driver is found."""
+    if SIMULATED:
+        return 1
+    return len(cuda.gpus) if cuda.is_available() else 0
+
+
+def require_device() -> None:
+    """Raise DeviceError where no kernel can run."""
+    if device_count():
+        return
+    from numba.cuda.cudadrv.driver import driver
+
+    reason = " ".join(str(driver.initialization_error or "no device was found").split()).rstrip(".")
+    raise DeviceError(f"no CUDA device can be used: {reason}; see `nvidia-smi`. To install what is needed: {INSTALL}")
