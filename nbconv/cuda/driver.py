@@ -12,7 +12,7 @@ import numpy as np
 
 from ..devices import DeviceError
 
-__all__ = ["SIMULATED", "cuda", "device_count", "require_device"]
+__all__ = ["SIMULATED", "cuda", "device_count", "inlined", "kernel", "require_device"]
 
 INSTALL = 'pip install "nbconv[cuda12]" (or "nbconv[cuda13]", after the CUDA version that `nvidia-smi` shows)'
 
@@ -42,6 +42,16 @@ def _import() -> Any:
 
 cuda: Any = _import()
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
+
+
+def inlined(function: Any) -> Any:
+    """Make a device function that is inlined wherever it is called, so that its arrays stay in registers."""
+    return cuda.jit(device=True, **({} if SIMULATED else {"forceinline": True}))(function)
+
+
+def kernel(*, launch_bounds: int | tuple[int, ...] | None = None) -> Any:
+    """Decorate a kernel; `launch_bounds` is (threads a block, blocks a multiprocessor), which bounds the registers."""
+    return cuda.jit(**({} if SIMULATED or launch_bounds is None else {"launch_bounds": launch_bounds}))
 
 
 def device_count() -> int:
