@@ -42,7 +42,7 @@ class Compiled:
 
     def ptx(self, architecture: Architecture = SM_90A) -> str:
         """Give the PTX after link-time optimisation: the last text that is still independent of registers."""
-        return str(self._library.get_lto_ptx(cc=architecture))
+        return str(self._library.get_lto_ptx(cc=architecture)).rstrip("\0")
 
     def cubin(self, architecture: Architecture) -> bytes:
         """Give the machine code."""
@@ -104,8 +104,8 @@ def _pretend_device(architecture: Architecture) -> Iterator[None]:
     """Answer the frontend's question, for which device its device functions are."""
     device = SimpleNamespace(compute_capability=architecture[:2])
     with (
-        mock.patch("numba.cuda.dispatcher.get_current_device", lambda: device),
-        mock.patch("numba.cuda.compiler.get_current_device", lambda: device),
+        mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device),
+        mock.patch("numba.cuda.compiler.get_current_device", return_value=device),
     ):
         yield
 
