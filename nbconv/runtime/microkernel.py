@@ -7,32 +7,30 @@ compiled without knowing any tile size, so a shape costs only the few small kern
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.lib.stride_tricks import as_strided
 
-from .jit import callback, overload, pure
+from .jit import callback, emitted, pure
+from .memory import element_pointer
 from .target import lanes
+from .tile_code import DENSE, DEPTHWISE, DOT, GROUP_SHIFT, N_ARGS, TRIMMED, grouped, sliding_code, tile_code
+from .vector_code import I64
 
-__all__ = ["DENSE", "DEPTHWISE", "DOT", "TRIMMED", "grouped", "run_tile", "tile_kernel"]
+__all__ = ["DENSE", "DEPTHWISE", "DOT", "TRIMMED", "Slide", "grouped", "run_tile", "sliding_kernel", "tile_kernel"]
 
-DENSE, DEPTHWISE = 0, 1
-DOT = 4  # few columns: vectors lie along the reduction, and each sum is added up at the end
-TRIMMED = 2  # added to either: `b` is no padded copy but user memory, of whose last vector only valid columns are read
-_GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in its kind
-_N_ARGS = 15
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
 _kept_alive: list[Any] = []
 
 
-def grouped(channels: int) -> int:
-    """Give the kind whose every output reads the `channels` of its group: depthwise is one of them."""
-    return DEPTHWISE | (channels << _GROUP_SHIFT if channels > 1 else 0)
+class Slide(NamedTuple):
+    """A depthwise window that slides along a row: `a_row` is `stride` times, `a_k` is `dilation` times one step."""
+
+    taps: int
+    stride: int
+    dilation: int
 
 
 def run_tile(
@@ -87,7 +85,7 @@ def run_tile(
     columns = (vectors - 1) * width + last_columns
     tile = _view(init, init_start, (rows, columns), (init_row, 1)).copy()
     for t in range(tap, tap_end):
-        if kind >> _GROUP_SHIFT:
+        if kind >> GROUP_SHIFT:
             x = _view(a, a_start + a_taps[t], (rows, columns), (a_row, 1)).reshape(rows, -1, run)
             for k in range(run):
                 tile += x[:, :, k].repeat(run, axis=1) * _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
@@ -112,229 +110,52 @@ def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
     width = lanes(dtype)
     if pure():
         return (kind << 24) | (rows << 16) | (vectors << 8) | width
-    tile = _tile_intrinsic(dtype, kind, rows, vectors, width)
+    tile = tile_code(dtype, kind, rows, vectors, width)
+    return _compile(tile, f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}")
 
+
+@cache
+def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int, vectors: int) -> int:
+    """Compile a depthwise kernel that loads each vector of a row once for all of its taps; `run` is `slide.taps`."""
+    if pure():
+        return tile_kernel(dtype, DEPTHWISE, rows, vectors)
+    width = lanes(dtype)
+    tile = sliding_code(dtype, *slide, rows, vectors, width)
+    return _compile(tile, f"slide_{dtype.name}_{'_'.join(map(str, slide))}_{rows}x{vectors}x{width}")
+
+
+def _compile(tile: Any, name: str) -> int:
     def kernel(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles):
         tile(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles)
 
-    name = f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}"
-    compiled = callback(types.void(*[types.intp] * _N_ARGS), kernel, name)
+    compiled = callback(types.void(*[types.intp] * N_ARGS), kernel, name)
     _kept_alive.append(compiled)
     return int(compiled.address)
 
 
-@overload(run_tile)
+@emitted(run_tile)
 def _run_tile(
-    kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
-    init, init_start, init_row, c, c_start, c_row, last_columns, tiles=1,
+    typing_context, kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
+    init, init_start, init_row, c, c_start, c_row, last_columns, tiles=None,
 ):  # fmt: skip
-    def call(
-        kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
-        init, init_start, init_row, c, c_start, c_row, last_columns, tiles=1,
-    ):  # fmt: skip
-        size = c.itemsize
-        _call_address(
-            kernel,
-            a.ctypes.data + size * a_start, a_row, a_k, a_taps.ctypes.data + 8 * tap,
-            b.ctypes.data + size * b_start, b_k, b_taps.ctypes.data + 8 * tap, tap_end - tap, run,
-            init.ctypes.data + size * init_start, init_row,
-            c.ctypes.data + size * c_start, c_row, last_columns, tiles,
-        )  # fmt: skip
-
-    return call
-
-
-@intrinsic
-def _call_address(
-    typing_context, address, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles
-):
-    """Call the tile kernel at `address`."""
+    """Call the kernel at the address `kernel`."""
 
     def codegen(context, builder, signature, args):
-        kernel_type = ir.FunctionType(ir.VoidType(), [_I64] * _N_ARGS)
-        builder.call(builder.inttoptr(args[0], kernel_type.as_pointer()), args[1:])
+        def address(array, start):
+            pointer = element_pointer(context, builder, signature.args[array], args[array], args[start])
+            return builder.ptrtoint(pointer, I64)
+
+        arguments = [
+            address(1, 2), args[3], args[4], address(5, 10), address(6, 7), args[8], address(9, 10),
+            builder.sub(args[11], args[10]), args[12], address(13, 14), args[15], address(16, 17), args[18], args[19],
+            args[20] if len(args) > 20 else I64(1),
+        ]  # fmt: skip
+        kind = ir.FunctionType(ir.VoidType(), [I64] * N_ARGS)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), arguments)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * (_N_ARGS + 1)), codegen
-
-
-def _tile_intrinsic(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int) -> Any:
-    """Make the intrinsic of one tile: accumulators stay in registers from the first tap to the store."""
-    scalar = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
-    vector, size = ir.VectorType(scalar, width), dtype.itemsize
-    mask_type, name = ir.VectorType(ir.IntType(1), width), f"v{width}f{8 * size}"
-    tile = [(m, v) for m in range(rows) for v in range(vectors)]
-
-    def codegen(context, builder, signature, args):
-        a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles = args
-
-        def function(result, arguments, symbol):
-            return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), symbol)
-
-        multiply_add = function(vector, [vector] * 3, f"llvm.fmuladd.{name}")
-        masked_load = function(vector, [vector.as_pointer(), _I32, mask_type, vector], f"llvm.masked.load.{name}.p0")
-        masked_store = function(
-            ir.VoidType(), [vector, vector.as_pointer(), _I32, mask_type], f"llvm.masked.store.{name}.p0"
-        )
-
-        def pointer(address, of):
-            return builder.inttoptr(address, of.as_pointer())
-
-        def splat(value, lane_type):
-            one = builder.insert_element(ir.Constant(ir.VectorType(lane_type, width), ir.Undefined), value, _I32(0))
-            return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, width), [0] * width))
-
-        lane = ir.Constant(ir.VectorType(_I32, width), list(range(width)))
-        mask = builder.icmp_signed("<", lane, splat(builder.trunc(last, _I32), _I32))
-
-        # NumPy promises the alignment of one number, never of a vector.
-        def vector_pointer(start, v):
-            return builder.bitcast(builder.gep(start, [_I64(v * width)]), vector.as_pointer())
-
-        def load(start, v, trim):
-            address = vector_pointer(start, v)
-            if trim and v == vectors - 1:
-                return builder.call(masked_load, [address, _I32(size), mask, ir.Constant(vector, None)])
-            return builder.load(address, align=size)
-
-        def store(value, start, v):
-            if v == vectors - 1:
-                builder.call(masked_store, [value, vector_pointer(start, v), _I32(size), mask])
-            else:
-                builder.store(value, vector_pointer(start, v), align=size)
-
-        def add_up(value):
-            # Halves are added to halves: a fixed order, the same on every run.
-            length = width
-            while length > 1:
-                length //= 2
-                lanes_type = ir.VectorType(_I32, length)
-                low, high = (
-                    builder.shuffle_vector(value, value, ir.Constant(lanes_type, list(range(first, first + length))))
-                    for first in (0, length)
-                )
-                value = builder.fadd(low, high)
-            return builder.extract_element(value, _I32(0))
-
-        def row_pointer(start, row_stride, m):
-            return builder.gep(start, [builder.mul(row_stride, _I64(m))])
-
-        def phis(block, values):
-            made = [builder.phi(vector) for _ in values]
-            for phi, value in zip(made, values, strict=True):
-                phi.add_incoming(value, block)
-            return made
-
-        a, b, c, init = (pointer(address, scalar) for address in (a, b, c, init))
-        a_taps, b_taps = pointer(a_taps, _I64), pointer(b_taps, _I64)
-        entry = builder.block
-        next_tile, tap_head, tap_body, k_loop, tap_end, tile_end, done = (
-            builder.append_basic_block(name)
-            for name in ("next_tile", "tap_head", "tap_body", "k_loop", "tap_end", "tile_end", "done")
-        )
-        builder.branch(next_tile)
-
-        builder.position_at_end(next_tile)
-        number, a_tile, c_tile, init_tile = builder.phi(_I64), *(builder.phi(a.type) for _ in range(3))
-        for phi, value in ((number, _I64(0)), (a_tile, a), (c_tile, c), (init_tile, init)):
-            phi.add_incoming(value, entry)
-        if kind & DOT:
-            start = [ir.Constant(vector, None)] * len(tile)
-        else:
-            start = [load(row_pointer(init_tile, init_row, m), v, True) for m, v in tile]
-        builder.branch(tap_head)
-
-        builder.position_at_end(tap_head)
-        t = builder.phi(_I64)
-        t.add_incoming(_I64(0), next_tile)
-        outer = phis(next_tile, start)
-        builder.cbranch(builder.icmp_signed("<", t, taps), tap_body, tile_end)
-
-        builder.position_at_end(tap_body)
-        a_tap = builder.gep(a_tile, [builder.load(builder.gep(a_taps, [t]))])
-        b_tap = builder.gep(b, [builder.load(builder.gep(b_taps, [t]))])
-        builder.branch(k_loop)
-
-        builder.position_at_end(k_loop)
-        k, a_here, b_here = builder.phi(_I64), builder.phi(a.type), builder.phi(b.type)
-        for phi, value in ((k, _I64(0)), (a_here, a_tap), (b_here, b_tap)):
-            phi.add_incoming(value, tap_body)
-        inner = phis(tap_body, outer)
-        sums = []
-        if kind & DOT:
-            left = splat(builder.trunc(builder.sub(run, k), _I32), _I32)
-            here = builder.icmp_signed("<", lane, left)
-
-            def load_here(start):
-                address = builder.bitcast(start, vector.as_pointer())
-                return builder.call(masked_load, [address, _I32(size), here, ir.Constant(vector, None)])
-
-            weights = [load_here(row_pointer(b_here, b_k, v)) for v in range(vectors)]
-            for m in range(rows):
-                factor = load_here(row_pointer(a_here, a_row, m))
-                for v in range(vectors):
-                    sums.append(builder.call(multiply_add, [factor, weights[v], inner[m * vectors + v]]))
-            steps = _I64(width), _I64(width), _I64(width)
-        elif kind >> _GROUP_SHIFT:
-            channels = kind >> _GROUP_SHIFT
-            sums = list(inner)
-            x = [load(row_pointer(a_here, a_row, m), v, True) for m, v in tile]
-            for c_in in range(channels):
-                of_group = ir.Constant(
-                    ir.VectorType(_I32, width), [i // channels * channels + c_in for i in range(width)]
-                )
-                weights = [load(row_pointer(b_here, b_k, c_in), v, False) for v in range(vectors)]
-                for i, (_, v) in enumerate(tile):
-                    factor = builder.shuffle_vector(x[i], x[i], of_group)
-                    sums[i] = builder.call(multiply_add, [factor, weights[v], sums[i]])
-            steps = _I64(channels), _I64(0), _I64(0)
-        else:
-            weights = [load(b_here, v, bool(kind & TRIMMED)) for v in range(vectors)]
-            for m in range(rows):
-                row = row_pointer(a_here, a_row, m)
-                if not kind & DEPTHWISE:
-                    factors = [splat(builder.load(row, align=size), scalar)] * vectors
-                else:
-                    factors = [load(row, v, True) for v in range(vectors)]
-                for v in range(vectors):
-                    sums.append(builder.call(multiply_add, [factors[v], weights[v], inner[m * vectors + v]]))
-            steps = _I64(1), a_k, b_k
-        k_next = builder.add(k, steps[0])
-        for phi, value in (
-            (k, k_next), (a_here, builder.gep(a_here, [steps[1]])), (b_here, builder.gep(b_here, [steps[2]]))
-        ):  # fmt: skip
-            phi.add_incoming(value, k_loop)
-        for phi, value in zip(inner, sums, strict=True):
-            phi.add_incoming(value, k_loop)
-        builder.cbranch(builder.icmp_signed("<", k_next, run), k_loop, tap_end)
-
-        builder.position_at_end(tap_end)
-        t.add_incoming(builder.add(t, _I64(1)), tap_end)
-        for phi, value in zip(outer, sums, strict=True):
-            phi.add_incoming(value, tap_end)
-        builder.branch(tap_head)
-
-        builder.position_at_end(tile_end)
-        for (m, v), value in zip(tile, outer, strict=True):
-            if kind & DOT:
-                place = builder.gep(row_pointer(init_tile, init_row, m), [_I64(v)])
-                total = builder.fadd(builder.load(place, align=size), add_up(value))
-                builder.store(total, builder.gep(row_pointer(c_tile, c_row, m), [_I64(v)]), align=size)
-            else:
-                store(value, row_pointer(c_tile, c_row, m), v)
-        number_next = builder.add(number, _I64(1))
-        number.add_incoming(number_next, tile_end)
-        for phi, row in ((a_tile, a_row), (c_tile, c_row), (init_tile, init_row)):
-            phi.add_incoming(row_pointer(phi, row, rows), tile_end)
-        builder.cbranch(builder.icmp_signed("<", number_next, tiles), next_tile, done)
-
-        builder.position_at_end(done)
-        return context.get_dummy_value()
-
-    @intrinsic
-    def tile_product(
-        typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles
-    ):
-        return types.void(*[types.intp] * _N_ARGS), codegen
-
-    return tile_product
+    number = types.intp
+    return types.void(
+        number, a, number, number, number, a_taps, b, number, number, b_taps, number, number, number,
+        init, number, number, c, number, number, number, *([] if tiles is None else [number]),
+    ), codegen  # fmt: skip

@@ -1,0 +1,213 @@
+"""The LLVM IR of the tile kernels: one tile after the other, each held in registers from its first tap to its store.
+
+What a kernel computes is said once, in `microkernel.run_tile`; here is how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .vector_code import I64, VectorCode
+
+__all__ = ["DENSE", "DEPTHWISE", "DOT", "GROUP_SHIFT", "N_ARGS", "TRIMMED", "grouped", "sliding_code", "tile_code"]
+
+DENSE, DEPTHWISE = 0, 1
+DOT = 4  # few columns: vectors lie along the reduction, and each sum is added up at the end
+TRIMMED = 2  # added to either: `b` is no padded copy but user memory, of whose last vector only valid columns are read
+GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in its kind
+N_ARGS = 15
+
+
+def grouped(channels: int) -> int:
+    """Give the kind whose every output reads the `channels` of its group: depthwise is one of them."""
+    return DEPTHWISE | (channels << GROUP_SHIFT if channels > 1 else 0)
+
+
+class _Loop:
+    """A counted loop: ``[0, count)``, with values carried from round to round. It runs at least once unless `tests`."""
+
+    def __init__(self, code: VectorCode, count: Any, carried: Sequence[Any], step: int = 1, *, tests: bool) -> None:
+        self.builder, self.count, self.step, self.tests = code.builder, count, step, tests
+        before = self.builder.block
+        self.head = self.builder.append_basic_block("head")
+        self.done = self.builder.append_basic_block("done")
+        self.builder.branch(self.head)
+        self.builder.position_at_end(self.head)
+        self.number, *self.values = code.phis([I64(0), *carried], before)
+        if tests:
+            body = self.builder.append_basic_block("body")
+            self.builder.cbranch(self.builder.icmp_signed("<", self.number, count), body, self.done)
+            self.builder.position_at_end(body)
+
+    def close(self, carried: Sequence[Any]) -> list[Any]:
+        """End the body; give the carried values as they are after the loop."""
+        builder, block = self.builder, self.builder.block
+        following = builder.add(self.number, I64(self.step))
+        for phi, value in zip([self.number, *self.values], [following, *carried], strict=True):
+            phi.add_incoming(value, block)
+        if self.tests:
+            builder.branch(self.head)
+        else:
+            builder.cbranch(builder.icmp_signed("<", following, self.count), self.head, self.done)
+        builder.position_at_end(self.done)
+        return list(self.values if self.tests else carried)
+
+
+def _row(code: VectorCode, start: Any, row_stride: Any, m: int) -> Any:
+    return code.at(start, code.builder.mul(row_stride, I64(m)))
+
+
+def _intrinsic(emit: Any) -> Any:
+    """Make an intrinsic of fifteen integers, whose code `emit` writes."""
+
+    def codegen(context, builder, signature, args):
+        emit(builder, *args)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def tile_product(
+        typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles
+    ):
+        return types.void(*[types.intp] * N_ARGS), codegen
+
+    return tile_product
+
+
+def tile_code(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int) -> Any:
+    """Make the intrinsic of tiles of `rows` x `vectors` (dot products: columns), all in registers."""
+
+    def emit(builder, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles):
+        code = VectorCode(builder, dtype, width)
+        a, b, c, init = (code.pointer(address, code.scalar) for address in (a, b, c, init))
+        a_taps, b_taps = code.pointer(a_taps, I64), code.pointer(b_taps, I64)
+        last_lanes = code.first_lanes(last)
+        tile = [(m, v) for m in range(rows) for v in range(vectors)]
+
+        def mask(v):
+            return last_lanes if v == vectors - 1 else None
+
+        def vector_at(start, v):
+            return code.at(start, v * width)
+
+        def products(sums, a_here, b_here, k):
+            """Add what one step along the reduction gives."""
+            sums = list(sums)
+            if kind & DOT:
+                here = code.first_lanes(builder.sub(run, k))
+                weights = [code.load(_row(code, b_here, b_k, v), here) for v in range(vectors)]
+                for m in range(rows):
+                    factor = code.load(_row(code, a_here, a_row, m), here)
+                    for v in range(vectors):
+                        sums[m * vectors + v] = code.multiply_add(factor, weights[v], sums[m * vectors + v])
+            elif kind >> GROUP_SHIFT:
+                group = kind >> GROUP_SHIFT
+                x = [code.load(vector_at(_row(code, a_here, a_row, m), v), mask(v)) for m, v in tile]
+                for c_in in range(group):
+                    of_group = [i // group * group + c_in for i in range(width)]
+                    weights = [code.load(vector_at(_row(code, b_here, b_k, c_in), v)) for v in range(vectors)]
+                    for i, (_, v) in enumerate(tile):
+                        sums[i] = code.multiply_add(code.shuffle(x[i], of_group), weights[v], sums[i])
+            else:
+                trim = mask if kind & TRIMMED else lambda v: None
+                weights = [code.load(vector_at(b_here, v), trim(v)) for v in range(vectors)]
+                for m in range(rows):
+                    row = _row(code, a_here, a_row, m)
+                    if kind & DEPTHWISE:
+                        factors = [code.load(vector_at(row, v), mask(v)) for v in range(vectors)]
+                    else:
+                        factors = [code.broadcast(row)] * vectors
+                    for v in range(vectors):
+                        i = m * vectors + v
+                        sums[i] = code.multiply_add(factors[v], weights[v], sums[i])
+            return sums
+
+        step = width if kind & DOT else kind >> GROUP_SHIFT or 1
+        a_step, b_step = (I64(step),) * 2 if kind & DOT else (a_k, b_k)
+        tile_loop = _Loop(code, tiles, [a, c, init], tests=False)
+        a_tile, c_tile, init_tile = tile_loop.values
+        if kind & DOT:
+            sums = [code.zero] * len(tile)
+        else:
+            sums = [code.load(vector_at(_row(code, init_tile, init_row, m), v), mask(v)) for m, v in tile]
+        tap_loop = _Loop(code, taps, sums, tests=True)
+        a_tap = code.at(a_tile, builder.load(code.at(a_taps, tap_loop.number)))
+        b_tap = code.at(b, builder.load(code.at(b_taps, tap_loop.number)))
+        k_loop = _Loop(code, run, [a_tap, b_tap, *tap_loop.values], step, tests=False)
+        a_here, b_here, *sums = k_loop.values
+        sums = products(sums, a_here, b_here, k_loop.number)
+        following = [code.at(a_here, a_step), code.at(b_here, b_step)]
+        _, _, *sums = k_loop.close([*following, *sums])
+        sums = tap_loop.close(sums)
+        for (m, v), value in zip(tile, sums, strict=True):
+            row = _row(code, c_tile, c_row, m)
+            if kind & DOT:
+                start = builder.load(code.at(_row(code, init_tile, init_row, m), v), align=code.size)
+                builder.store(builder.fadd(start, code.add_up(value)), code.at(row, v), align=code.size)
+            else:
+                code.store(value, vector_at(row, v), mask(v))
+        tile_loop.close([
+            _row(code, place, step, rows) for place, step in ((a_tile, a_row), (c_tile, c_row), (init_tile, init_row))
+        ])  # fmt: skip
+
+    return _intrinsic(emit)
+
+
+def sliding_code(
+    dtype: np.dtype, window: int, stride: int, dilation: int, rows: int, vectors: int, width: int
+) -> Any:
+    """Make the intrinsic of depthwise tiles whose rows lie `stride` steps apart and their taps `dilation` steps.
+
+    A plain depthwise tile loads a vector for each multiply-add. Here the vectors of a row are loaded once, from left to
+    right, and each is multiplied into all windows that it is in, one column of vectors after the other; a sum still
+    takes its terms in the same order.
+    """
+    reads: dict[int, list[tuple[int, int]]] = {}
+    for m in range(rows):
+        for k in range(window):
+            reads.setdefault(m * stride + k * dilation, []).append((m, k))
+
+    def emit(builder, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles):
+        code = VectorCode(builder, dtype, width)
+        a, b, c, init = (code.pointer(address, code.scalar) for address in (a, b, c, init))
+        a_taps, b_taps = code.pointer(a_taps, I64), code.pointer(b_taps, I64)
+        a_step = a_row if stride == 1 else builder.sdiv(a_k, I64(dilation))
+        all_lanes = ir.Constant(ir.VectorType(ir.IntType(1), width), [1] * width)
+        last_lanes = code.first_lanes(last)
+        tile_loop = _Loop(code, tiles, [a, c, init], tests=False)
+        column_loop = _Loop(code, I64(vectors), [*tile_loop.values, b], tests=False)
+        a_tile, c_tile, init_tile, b_tile = column_loop.values
+        is_last = builder.icmp_signed("==", column_loop.number, I64(vectors - 1))
+        mask = builder.select(is_last, last_lanes, all_lanes)
+        sums = [code.load(_row(code, init_tile, init_row, m), mask) for m in range(rows)]
+        tap_loop = _Loop(code, taps, sums, tests=True)
+        sums = list(tap_loop.values)
+        a_tap = code.at(a_tile, builder.load(code.at(a_taps, tap_loop.number)))
+        b_tap = code.at(b_tile, builder.load(code.at(b_taps, tap_loop.number)))
+        weights = [code.load(_row(code, b_tap, b_k, k)) for k in range(window)]
+        for place in sorted(reads):
+            x = code.load(_row(code, a_tap, a_step, place), mask)
+            for m, k in reads[place]:
+                sums[m] = code.multiply_add(x, weights[k], sums[m])
+        sums = tap_loop.close(sums)
+        # Without masks on vectors of 32 bytes: there a masked store is many instructions.
+        with builder.if_else(is_last) as (then, otherwise):
+            with then:
+                for m, value in enumerate(sums):
+                    code.store(value, _row(code, c_tile, c_row, m), last_lanes)
+            with otherwise:
+                for m, value in enumerate(sums):
+                    code.store(value, _row(code, c_tile, c_row, m))
+        init_next = [code.at(place, width) for place in (a_tile, c_tile, init_tile, b_tile)]
+        column_loop.close(init_next)
+        a_tile, c_tile, init_tile = tile_loop.values
+        tile_loop.close([
+            _row(code, place, step, rows) for place, step in ((a_tile, a_row), (c_tile, c_row), (init_tile, init_row))
+        ])  # fmt: skip
+
+    return _intrinsic(emit)

@@ -1,0 +1,96 @@
+"""Vectors in LLVM IR: the few operations that tile kernels are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+
+__all__ = ["I32", "I64", "VectorCode"]
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+
+
+class VectorCode:
+    """Emits loads, stores and arithmetic on vectors of `width` numbers of one type."""
+
+    def __init__(self, builder: Any, dtype: np.dtype, width: int) -> None:
+        self.builder, self.width, self.size = builder, width, dtype.itemsize
+        self.scalar = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
+        self.vector = ir.VectorType(self.scalar, width)
+        self.zero = ir.Constant(self.vector, None)
+        self.name = f"v{width}f{8 * self.size}"
+        self.lane = ir.Constant(ir.VectorType(I32, width), list(range(width)))
+
+    def _call(self, name: str, result: Any, *arguments: Any) -> Any:
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+
+    def pointer(self, address: Any, to: Any) -> Any:
+        """Turn an integer into a pointer."""
+        return self.builder.inttoptr(address, to.as_pointer())
+
+    def at(self, start: Any, index: Any) -> Any:
+        """Step `index` numbers from `start`: an int or a value."""
+        return self.builder.gep(start, [I64(index) if isinstance(index, int) else index])
+
+    def splat(self, value: Any, lane_type: Any) -> Any:
+        """Spread a value over all lanes."""
+        one = self.builder.insert_element(
+            ir.Constant(ir.VectorType(lane_type, self.width), ir.Undefined), value, I32(0)
+        )
+        return self.builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, self.width), [0] * self.width))
+
+    def first_lanes(self, count: Any) -> Any:
+        """Mask all lanes from `count` on."""
+        return self.builder.icmp_signed("<", self.lane, self.splat(self.builder.trunc(count, I32), I32))
+
+    def _place(self, address: Any) -> Any:
+        return self.builder.bitcast(address, self.vector.as_pointer())
+
+    # NumPy promises the alignment of one number, never of a vector: hence `align` everywhere.
+
+    def load(self, address: Any, mask: Any = None) -> Any:
+        """Load a vector; lanes that `mask` leaves out are not read, and are zero."""
+        if mask is None:
+            return self.builder.load(self._place(address), align=self.size)
+        name = f"llvm.masked.load.{self.name}.p0"
+        return self._call(name, self.vector, self._place(address), I32(self.size), mask, self.zero)
+
+    def store(self, value: Any, address: Any, mask: Any = None) -> None:
+        """Store a vector, or those lanes of it that `mask` names."""
+        if mask is None:
+            self.builder.store(value, self._place(address), align=self.size)
+        else:
+            name = f"llvm.masked.store.{self.name}.p0"
+            self._call(name, ir.VoidType(), value, self._place(address), I32(self.size), mask)
+
+    def broadcast(self, address: Any) -> Any:
+        """Load one number into all lanes."""
+        return self.splat(self.builder.load(address, align=self.size), self.scalar)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """Give ``a * b + c``, rounded once where the processor can."""
+        return self._call(f"llvm.fmuladd.{self.name}", self.vector, a, b, c)
+
+    def shuffle(self, value: Any, lanes: list[int]) -> Any:
+        """Pick lanes of a vector, by constant numbers."""
+        return self.builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+    def add_up(self, value: Any) -> Any:
+        """Add all lanes: halves to halves, in a fixed order, the same on every run."""
+        length = self.width
+        while length > 1:
+            length //= 2
+            low, high = (self.shuffle(value, list(range(first, first + length))) for first in (0, length))
+            value = self.builder.fadd(low, high)
+        return self.builder.extract_element(value, I32(0))
+
+    def phis(self, values: Any, block: Any) -> list[Any]:
+        """Make a phi for each value, as it comes from `block`."""
+        made = [self.builder.phi(value.type) for value in values]
+        for phi, value in zip(made, values, strict=True):
+            phi.add_incoming(value, block)
+        return made
