@@ -136,7 +136,7 @@ def _compile(tile: Any, name: str) -> int:
 @emitted(run_tile)
 def _run_tile(
     typing_context, kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
-    init, init_start, init_row, c, c_start, c_row, last_columns, tiles=None,
+    init, init_start, init_row, c, c_start, c_row, last_columns, tiles=1,
 ):  # fmt: skip
     """Call the kernel at the address `kernel`."""
 
@@ -148,7 +148,7 @@ def _run_tile(
         arguments = [
             address(1, 2), args[3], args[4], address(5, 10), address(6, 7), args[8], address(9, 10),
             builder.sub(args[11], args[10]), args[12], address(13, 14), args[15], address(16, 17), args[18], args[19],
-            args[20] if len(args) > 20 else I64(1),
+            args[20],
         ]  # fmt: skip
         kind = ir.FunctionType(ir.VoidType(), [I64] * N_ARGS)
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), arguments)
@@ -157,5 +157,5 @@ def _run_tile(
     number = types.intp
     return types.void(
         number, a, number, number, number, a_taps, b, number, number, b_taps, number, number, number,
-        init, number, number, c, number, number, number, *([] if tiles is None else [number]),
+        init, number, number, c, number, number, number, number,
     ), codegen  # fmt: skip
