@@ -21,7 +21,7 @@ FUNCTION = re.compile(
     r"\.(entry|func)\s+(?:\(([^)]*)\)\s*)?([\w$%]+)\s*(?:\(([^)]*)\))?((?:\s*\.(?!entry|func|extern|visible|weak)\w+[^;{]*)?)\s*([;{])"
 )
 PARAMETER = re.compile(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+(?:\.ptr[^,)]*?)?([\w$%]+)(?:\[(\d+)\])?\s*(?:,|$)")
-INSTRUCTION = re.compile(r"(?:@(!?)(%[\w$]+)\s+)?([a-z][\w.:]*)\s*(.*)$", re.S)
+INSTRUCTION = re.compile(r"(?:@(!?)(%[\w$]+)\s+)?([a-z][\w.]*(?:::\w[\w.]*)*)(?:\s+(.*))?$", re.S)
 
 
 class Instruction(NamedTuple):
@@ -112,7 +112,7 @@ def _function(name: str, results: str, parameters: str, body: str) -> Function:
     function.variables = _variables(body)
     body = re.sub(r"\.pragma[^;]*;|\.(?:loc|file)\b[^\n]*", "", body)
     statement = ""
-    for piece in re.split(r"(;|(?m:^\s*[\w$]+:))", body):
+    for piece in re.split(r"(;|(?m:(?:^|(?<=;))\s*[\w$]+:(?!:)))", body):
         if piece == ";":
             _add_statement(function, " ".join(statement.split()).lstrip("{} "))
             statement = ""
@@ -140,7 +140,7 @@ def _add_statement(function: Function, statement: str) -> None:
         pass  # read by _variables
     elif (parts := INSTRUCTION.match(statement)) and not statement.startswith("."):
         negated, guard, opcode, operands = parts.groups()
-        function.body.append(Instruction(guard, negated == "!", tuple(opcode.split(".")), _operands(operands)))
+        function.body.append(Instruction(guard, negated == "!", tuple(opcode.split(".")), _operands(operands or "")))
     else:
         raise ValueError(f"not understood: {statement}")
 
