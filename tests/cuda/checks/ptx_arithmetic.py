@@ -110,9 +110,30 @@ def operation(opcode: tuple[str, ...]) -> Operation:
     return maker(name, modifiers, kind)
 
 
+def _directed(exact: Array, store: type, mode: str | None) -> Array:
+    """Round float64 numbers to a narrower type: to nearest even, or ``rz`` to zero, ``rm`` down, ``rp`` up."""
+    rounded = exact.astype(store)
+    if mode is None:
+        return rounded
+    limit = {"rz": store(0), "rm": store(-np.inf), "rp": store(np.inf)}[mode]
+    wrong = {"rz": np.abs(rounded) > np.abs(exact), "rm": rounded > exact, "rp": rounded < exact}[mode]
+    return np.where(wrong, np.nextafter(rounded, limit), rounded)
+
+
+def _direction(modifiers: Sequence[str]) -> str | None:
+    return next((modifier for modifier in modifiers if modifier in ("rz", "rm", "rp")), None)
+
+
+def _saturate(numbers: Array) -> Array:
+    return np.where(np.isnan(numbers), 0, np.clip(numbers, 0, 1)).astype(numbers.dtype)
+
+
 def _binary(name: str, modifiers: Sequence[str], kind: str) -> Operation:
     refuse(kind in ("bf16", "f16x2", "bf16x2"), name, kind)
     compute = SIMPLE[name]
+    if mode := _direction(modifiers):
+        refuse(kind != "f32" or "sat" in modifiers, name, *modifiers, kind)
+        return Operation((kind, kind), kind, lambda a, b: _directed(compute(a.astype(np.float64), b), np.float32, mode))
     if "wide" in modifiers:
         wide = kind[0] + str(2 * int(kind[1:]))
         return Operation((kind, kind), wide, lambda a, b: a.astype(dtype_of(wide)) * b.astype(dtype_of(wide)))
@@ -124,7 +145,7 @@ def _binary(name: str, modifiers: Sequence[str], kind: str) -> Operation:
         )
     if "sat" in modifiers:
         refuse(kind[0] != "f", name, "sat", kind)
-        return Operation((kind, kind), kind, lambda a, b: np.clip(compute(a, b), 0, 1).astype(dtype_of(kind)))
+        return Operation((kind, kind), kind, lambda a, b: _saturate(compute(a, b)))
     return Operation((kind, kind), kind, compute)
 
 
@@ -137,14 +158,16 @@ def _fused(name: str, modifiers: Sequence[str], kind: str) -> Operation:
     refuse("hi" in modifiers, name, "hi")
     if kind in ("f32", "f16"):
         exact, store = (np.float64, np.float32) if kind == "f32" else (np.float32, np.float16)
+        mode = _direction(modifiers)
 
         def fma(a: Array, b: Array, c: Array) -> Array:
             product = np.multiply(a, b, dtype=exact)
             product += c
-            rounded = product.astype(store)
-            return np.clip(rounded, 0, 1) if "sat" in modifiers else rounded
+            rounded = _directed(product, store, mode)
+            return _saturate(rounded) if "sat" in modifiers else rounded
 
         return Operation((kind,) * 3, kind, fma)
+    refuse(_direction(modifiers) is not None, name, *modifiers, kind)
     return Operation((kind,) * 3, kind, lambda a, b, c: a * b + c)
 
 
@@ -292,7 +315,7 @@ def _convert(name: str, modifiers: Sequence[str], source: str) -> Operation:
     if to_whole is not None:
         return Operation((source,), target, lambda a: to_whole(a).astype(dtype))
     if "sat" in modifiers and target[0] == "f":
-        return Operation((source,), target, lambda a: np.clip(a, 0, 1).astype(dtype))
+        return Operation((source,), target, lambda a: _saturate(a).astype(dtype))
     refuse("sat" in modifiers, name, *modifiers)
     return Operation((source,), target, lambda a: a.astype(dtype))
 
