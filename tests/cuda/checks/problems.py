@@ -1,0 +1,79 @@
+"""Convolutions as the product kernels take them, run by the interpreter and compared with the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from nbconv.cuda.table import build_table, pack
+from nbconv.geometry import ConvSpec, Geometry, bind
+from tests import reference
+from tests.cases import Case
+from tests.cuda.checks.ptx_interpreter import Report, launch
+from tests.cuda.checks.ptx_memory import GlobalMemory
+from tests.helpers import arrays_of, compute_dtype, rng_for, whole_numbers
+
+Array = Any
+Grid = tuple[Sequence[int], Sequence[int], int]
+"""Blocks and threads of a launch, (x, y, z), and bytes of dynamic shared memory."""
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def geometry_of(case: Case) -> Geometry:
+    """Bind a case, as the public functions do."""
+    params = dict(case.params)
+    names = ("stride", "padding", "dilation", "groups", "output_padding", "padding_mode")
+    spec = ConvSpec.of(case.op, **{name: params[name] for name in names if name in params})
+    return bind(spec, case.x_shape, case.weight_shape)
+
+
+def stored(array: Array) -> Array:
+    """Lay an array out flat, as kernels take it: bfloat16 as uint16 words."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint16) if flat.dtype == BFLOAT16 else flat
+
+
+@dataclass
+class Problem:
+    """One product: its arrays, and what must come out of it."""
+
+    case: Case
+    dtype: np.dtype
+    activation: str | None = None
+    residual: bool = False
+    draw: Any = whole_numbers
+
+    def __post_init__(self) -> None:
+        self.geometry = geometry_of(self.case)
+        self.x, self.weight, self.bias = arrays_of(self.case, self.dtype, self.draw)
+        self.added = None
+        if self.residual:
+            self.added = self.draw(rng_for(self.case, "residual"), self.geometry.output_shape, self.dtype)
+        self.table = build_table(self.geometry, self.activation, self.residual)
+
+    def expected(self) -> Array:
+        """Ask the oracle; float64."""
+        y = reference.run(self.case.op, self.x, self.weight, self.bias, **self.case.params)
+        y = y if self.added is None else y + self.added.astype(np.float64)
+        return y if self.activation is None else reference.ACTIVATIONS[self.activation](y)
+
+    def run(self, ptx: str, grid: Grid, parameter: float = 0.0) -> tuple[Array, Report]:
+        """Interpret a kernel; gives y, of the storage dtype, NaN where nothing was written."""
+        blocks, threads, shared = grid
+        geometry, compute = self.geometry, compute_dtype(self.dtype)
+        memory = GlobalMemory()
+        bias = np.zeros(geometry.c_out + 1, compute)
+        bias[:-1] = 0 if self.bias is None else self.bias
+        bias[-1] = parameter
+        y = memory.add(stored(np.full(geometry.output_shape, np.nan, self.dtype)), "write")
+        added = y if self.added is None else memory.add(stored(self.added))
+        packed = stored(pack(geometry, self.weight))
+        x, weight = memory.add(stored(self.x)), memory.add(packed)
+        arguments = [x, weight, memory.add(bias), added, y, memory.add(self.table)]
+        report = launch(ptx, blocks, threads, arguments, memory, dynamic_shared=shared)
+        return y.content().view(self.dtype).reshape(geometry.output_shape), report
