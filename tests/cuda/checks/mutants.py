@@ -1,0 +1,112 @@
+"""Kernels with one deliberate mistake: their source is changed as text, and the changed package compiled.
+
+A mutant lives in a package of its own name, so that the real one is untouched; of the real package's modules only the
+text of one differs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import nbconv
+
+SOURCES = Path(nbconv.__file__).parent
+
+_numbers = itertools.count()
+
+
+class Mutation(NamedTuple):
+    """One mistake: `old` stands once in the module's source, or `times`, and is replaced everywhere by `new`."""
+
+    name: str
+    module: str
+    """Of the package, as in ``cuda.gemm``."""
+    old: str
+    new: str
+    times: int = 1
+
+    def apply(self, source: str) -> str:
+        """Change the source.
+
+        Raises
+        ------
+        LookupError
+            Where the text is not there as often as it should be: the source was changed, and the mutation must follow.
+        """
+        found = source.count(self.old)
+        if found != self.times:
+            raise LookupError(f"{self.module}: {self.old!r} stands there {found} times, not {self.times}")
+        return source.replace(self.old, self.new)
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Reads a module of the real package, changed where the mutation says so."""
+
+    def __init__(self, name: str, path: str, mutation: Mutation) -> None:
+        super().__init__(name, path)
+        self._mutation = mutation
+
+    def get_code(self, fullname: str) -> Any:
+        """Compile the source; nothing is cached on disk."""
+        source = Path(self.path).read_text(encoding="utf-8")
+        if fullname.partition(".")[2] == self._mutation.module:
+            source = self._mutation.apply(source)
+        return compile(source, self.path, "exec", dont_inherit=True)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the modules of one mutant package."""
+
+    def __init__(self, package: str, mutation: Mutation) -> None:
+        self._package, self._mutation = package, mutation
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
+        """Answer for the mutant's own modules only."""
+        head, _, rest = name.partition(".")
+        if head != self._package or not rest:
+            return None
+        file = SOURCES.joinpath(*rest.split("."))
+        is_package = file.is_dir()
+        file = file / "__init__.py" if is_package else file.with_suffix(".py")
+        if not file.is_file():
+            return None
+        spec = importlib.machinery.ModuleSpec(
+            name, _Loader(name, str(file), self._mutation), origin=str(file), is_package=is_package
+        )
+        spec.has_location = True
+        return spec
+
+
+@contextmanager
+def mutated(mutation: Mutation, module: str) -> Iterator[ModuleType]:
+    """Import `module` (as ``cuda.gemm``) of a package with the mistake in it.
+
+    Raises
+    ------
+    LookupError
+        Where the text to replace is not there, or the module never meets the mutated one.
+    """
+    package = f"nbconv_mutant_{next(_numbers)}"
+    root = ModuleType(package)
+    root.__path__ = [str(SOURCES)]
+    finder = _Finder(package, mutation)
+    sys.modules[package] = root
+    sys.meta_path.insert(0, finder)
+    try:
+        result = importlib.import_module(f"{package}.{module}")
+        if f"{package}.{mutation.module}" not in sys.modules:
+            raise LookupError(f"{module} does not use {mutation.module}")
+        yield result
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            del sys.modules[name]
