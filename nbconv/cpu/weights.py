@@ -1,25 +1,52 @@
-"""Packing: weights copied once into the order in which tiles read them; see `layout`."""
+"""Packing: weights copied once into the order in which tiles read them; see `layout`.
+
+Packed weights are a transposition with zeros between: a few copies between strided views say it all, and NumPy's own
+copy is as fast as compiled code, but where the numbers of one output channel lie together in a large weight. There,
+blocks are transposed in registers.
+"""
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..geometry import ConvSpec
-from ..runtime.jit import helper, serial
-from ..runtime.memory import zero_run
+from ..runtime.jit import serial
 from ..runtime.microkernel import DENSE, DOT
 from ..runtime.target import lanes
 from ..runtime.transpose import transpose_block
 from . import tables as T
 from .layout import Packed, channels_of
-from .panels import copy_numbers, read_number
 
 __all__ = ["pack"]
 
-_BLOCK = 1 << 15  # numbers of the weights that are packed together: with their copies, a quarter of L2
+_TOGETHER = 1 << 16  # numbers of the weights that are read together: each line comes to L2 once for all its taps
+_WORTH_BLOCKS = 1 << 17  # numbers; those of fewer stay in cache however far apart they lie
+_LONG_RUN = 10  # taps that fill a vector so well that a block of them is faster than a strided copy
+
+Axes = tuple[tuple[int, int, int], ...]
+"""Sizes, and steps in the packed and in the given weights."""
+
+
+class _Copy(NamedTuple):
+    """Two strided views of one shape, in bytes; the second begins where the weights do, and further."""
+
+    shape: tuple[int, ...]
+    to: int
+    to_strides: tuple[int, ...]
+    source: int
+    source_strides: tuple[int, ...]
+
+
+class _Tables(NamedTuple):
+    padded: bool
+    """Whether zeros lie between."""
+    copies: list[_Copy]
+    blocks: list[tuple[Any, ...]]
+    """Arguments of `_transpose_blocks`."""
 
 
 def pack(
@@ -27,153 +54,164 @@ def pack(
     half: int, dtype: np.dtype,
 ) -> np.ndarray:  # fmt: skip
     """Copy flat `weight`, whose shape and strides in numbers are given, into `layout`; half types are widened."""
-    packed = np.empty(layout.size, dtype)
-    pack_phase = _pack_dots if layout.kind == DOT else _pack_phase
-    for arguments, inside in _pack_tables(layout, spec, shape, steps, lanes(dtype)):
-        if inside is not None and half == T.NOT_HALF:
-            _pack_blocks(packed, weight, start, lanes(dtype), *arguments, *inside)
-        else:
-            pack_phase(packed, weight, start, half, *arguments)
+    if half == T.FLOAT16:
+        weight = weight.view(np.float16).astype(dtype)
+    elif half == T.BFLOAT16:
+        weight = (weight.astype(np.uint32) << 16).view(dtype)
+    tables = _pack_tables(layout, spec, shape, steps, dtype)
+    packed = (np.zeros if tables.padded else np.empty)(layout.size, dtype)
+    for shape, to, to_strides, source, source_strides in tables.copies:
+        target = np.ndarray(shape, dtype, packed, to, to_strides)
+        target[...] = np.ndarray(shape, dtype, weight, source + start * dtype.itemsize, source_strides)
+    for block in tables.blocks:
+        to_rows, source_rows = np.empty((2, lanes(dtype)), np.int64)
+        _transpose_blocks(packed, to_rows, weight, source_rows, start, *block)
     return packed
 
 
 @lru_cache(maxsize=1024)
 def _pack_tables(
-    layout: Packed, spec: ConvSpec, shape: tuple[int, ...], steps: tuple[int, ...], width: int
-) -> list[tuple[Any, Any]]:
-    """Give the arguments of `_pack_phase` for each phase that has weights, and those that `_pack_blocks` needs more."""
+    layout: Packed, spec: ConvSpec, shape: tuple[int, ...], steps: tuple[int, ...], dtype: np.dtype
+) -> _Tables:
+    """Tabulate the copies of all phases that have weights."""
     c_group, o_group = channels_of(spec, shape)
-    offsets = [sum(i * s for i, s in zip(tap, steps[2:], strict=True)) for tap in np.ndindex(*shape[2:])]
-    c_axis, o_axis = (0, 1) if spec.transposed else (1, 0)
-    tables = []
+    o_step, c_step = steps[:2][::-1] if spec.transposed else steps[:2]
+    kernel = [sum(i * s for i, s in zip(tap, steps[2:], strict=True)) for tap in np.ndindex(*shape[2:])]
+    padded = False
+    copies: list[_Copy] = []
+    blocks: list[tuple[Any, ...]] = []
     for at, taps, columns, merged in zip(layout.starts, layout.taps, layout.columns, layout.merged, strict=True):
-        if taps and columns:
-            # Beyond a group's output channels lie the next group's, or the next residue's: its taps are one further.
-            further = steps[-1] if merged > 1 else steps[0] * (c_group if spec.transposed else o_group)
-            tap_offsets = np.array([offsets[tap] for tap in taps], np.int64)
-            column_table = np.array(columns, np.int64)
-            # Residues of one output channel are what lies one further, as other channels would.
-            outputs, o_step = (merged, steps[-1]) if merged > 1 and o_group == 1 else (o_group, steps[o_axis])
-            arguments = at, tap_offsets, column_table, c_group, outputs, steps[c_axis], o_step, further
-            lie_inside = min(steps[:2]) >= max(offsets) + 1 and len(offsets) > 1 and steps[-1] == 1
-            inside = None
-            if layout.kind == DENSE and lie_inside and (merged == 1 or o_group % width == 0):
-                inside = _taps_inside(tap_offsets, merged, max(offsets) + 1), merged
-            tables.append((arguments, inside))
-    return tables
+        terms = len(taps) * c_group
+        if not terms or not columns:
+            continue
+        padded = padded or (layout.kind != DOT and any(column[T.COLUMNS] < column[T.WEIGHT_K] for column in columns))
+        sources = _sources(spec, shape, steps, merged)
+        offsets = [kernel[tap] for tap in taps]
+        lie_together = o_step > c_step or len(taps) * merged >= _LONG_RUN
+        large = terms * len(sources) >= _WORTH_BLOCKS
+        if large and lie_together and layout.kind == DENSE and _is_even(columns, o_group, merged):
+            first_row = columns[0][T.WEIGHT_K]
+            of_taps = [
+                (residue * o_group * terms // first_row + t * c_group, offset + residue * steps[-1])
+                for residue in range(merged)
+                for t, offset in enumerate(offsets)
+            ]
+            vectors = _vectors(at, columns, sources[: len(sources) // merged], lanes(dtype))
+            blocks.append((vectors, o_step, *_runs(of_taps, c_group, c_step, lanes(dtype))))
+            continue
+        for row in {column[T.WEIGHT_K] for column in columns}:
+            # In a dot tile columns lie `row` apart and terms together, in the others the other way round.
+            one, term = (row, 1) if layout.kind == DOT else (1, row)
+            places = [
+                (at + column[T.WEIGHT_OFFSET] + i * one, sources[column[T.OUT_CHANNEL] + i])
+                for column in columns
+                if column[T.WEIGHT_K] == row
+                for i in range(column[T.COLUMNS])
+            ]
+            tap_boxes = _boxes([(t * c_group * term, offset) for t, offset in enumerate(offsets)])
+            together = max(1, _TOGETHER // (len(taps) * merged * o_group))
+            for (to, source, axes), (tap_to, tap_source, tap_axes) in itertools.product(_boxes(places), tap_boxes):
+                for c in range(0, c_group, together):
+                    channels = (min(together, c_group - c), term, c_step)
+                    axes_here = (*axes, *tap_axes, channels)
+                    copies.append(_copy(to + tap_to + c * term, source + tap_source + c * c_step, axes_here, dtype))
+    return _Tables(padded, copies, blocks)
 
 
-def _taps_inside(taps: np.ndarray, merged: int, size: int) -> np.ndarray:
-    """Tell for each offset within a kernel which tap of the phase lies there, and for which of its residues; or -1."""
-    inside = np.full((size, 2), -1, np.int64)
-    for residue in range(merged):
-        for t, offset in enumerate(taps):
-            inside[offset + residue] = t, residue
-    return inside
+def _sources(spec: ConvSpec, shape: tuple[int, ...], steps: tuple[int, ...], merged: int) -> list[int]:
+    """Give where the weights of each output column begin; beyond an output's residue lies the next: one tap further."""
+    c_group, o_group = channels_of(spec, shape)
+    further = steps[-1] if merged > 1 else steps[0] * (c_group if spec.transposed else o_group)
+    o_step = steps[1 if spec.transposed else 0]
+    return [
+        major * further + o * o_step for major in range(merged if merged > 1 else spec.groups) for o in range(o_group)
+    ]
 
 
-@serial
-def _pack_phase(packed, weight, start, half, at, taps, columns, c_group, o_group, c_step, o_step, further):
-    """Write one phase: column tiles, taps, channels, output channels; the vectors' tails are zero.
+def _boxes(places: list[tuple[int, int]]) -> list[tuple[int, int, Axes]]:
+    """Fold pairs of places into boxes: where one begins in either, and its axes."""
+    boxes: list[tuple[int, int, Axes]] = [(to, source, ()) for to, source in places]
+    before = 0
+    while len(boxes) != before:
+        before, i = len(boxes), 0
+        folded: list[tuple[int, int, Axes]] = []
+        while i < before:
+            to, source, axes = boxes[i]
+            size, steps = 1, None
+            while i + size < before and boxes[i + size][2] == axes:
+                last, following = boxes[i + size - 1], boxes[i + size]
+                step = following[0] - last[0], following[1] - last[1]
+                if steps is not None and step != steps:
+                    break
+                size, steps = size + 1, step
+            folded.append((to, source, axes if steps is None else ((size, *steps), *axes)))
+            i += size
+        boxes = folded
+    return boxes
 
-    Blocks of channels are taken while they are in cache, each number in the order in which it lies in memory.
+
+def _copy(to: int, source: int, axes: Axes, dtype: np.dtype) -> _Copy:
+    sizes, to_steps, source_steps = zip(*axes, strict=True)
+    size = dtype.itemsize
+    return _Copy(
+        sizes, to * size, tuple(step * size for step in to_steps), source * size,
+        tuple(step * size for step in source_steps),
+    )  # fmt: skip
+
+
+def _is_even(columns: tuple[tuple[int, ...], ...], o_group: int, merged: int) -> bool:
+    """Say whether the tiles of each residue lie as those of the one before."""
+    row = columns[0][T.WEIGHT_K]
+    return merged == 1 or (o_group % row == 0 and all(column[T.WEIGHT_K] == row for column in columns))
+
+
+def _vectors(at: int, columns: tuple[tuple[int, ...], ...], sources: list[int], width: int) -> np.ndarray:
+    """Tabulate vectors of output channels: where they begin, how long rows are, where their weights lie, how many."""
+    return np.array(
+        [
+            (at + column[T.WEIGHT_OFFSET] + i, column[T.WEIGHT_K], sources[column[T.OUT_CHANNEL] + i],
+             min(width, column[T.COLUMNS] - i))
+            for column in columns
+            if column[T.OUT_CHANNEL] < len(sources)
+            for i in range(0, column[T.COLUMNS], width)
+        ], np.int64
+    )  # fmt: skip
+
+
+def _runs(taps: list[tuple[int, int]], c_group: int, c_step: int, width: int) -> tuple[np.ndarray, ...]:
+    """Cut what lies in an output channel into runs of `width` places: where they begin, how many are used, and by what.
+
+    `taps` are terms and places of each tap's first channel.
     """
-    block = max(1, _BLOCK // (o_group * taps.size))
-    for c0 in range(0, c_group, block):
-        c1 = min(c0 + block, c_group)
-        for j in range(columns.shape[0]):
-            count, row = columns[j, T.COLUMNS], columns[j, T.WEIGHT_K]
-            tap_row = c_group * row
-            first = at + columns[j, T.WEIGHT_OFFSET]
-            if row > count:
-                for t in range(taps.size):
-                    for c in range(c0, c1):
-                        zero_run(packed, first + t * tap_row + c * row + count, row - count)
-            done = 0
-            while done < count:
-                major, o = divmod(columns[j, T.OUT_CHANNEL] + done, o_group)
-                n = min(count - done, o_group - o)
-                source, to = start + major * further + o * o_step, first + done
-                if o_step == 1:
-                    for c in range(c0, c1):
-                        for t in range(taps.size):
-                            to_tap = to + t * tap_row + c * row
-                            copy_numbers(packed, to_tap, weight, source + c * c_step + taps[t], 1, n, half)
-                elif o_step < c_step:
-                    for c in range(c0, c1):
-                        from_c = source + c * c_step
-                        _scatter(packed, to + c * row, 1, tap_row, weight, from_c, o_step, taps, n, half)
-                else:
-                    for i in range(n):
-                        from_o = source + i * o_step + c0 * c_step
-                        _scatter(packed, to + i + c0 * row, row, tap_row, weight, from_o, c_step, taps, c1 - c0, half)
-                done += n
+    channel = np.arange(c_group)
+    first_terms, first_places = np.array(taps, np.int64).T
+    terms = np.add.outer(first_terms, channel).reshape(-1)
+    places = np.add.outer(first_places, channel * c_step).reshape(-1)
+    first = places.min()
+    run, lane = np.divmod(places - first, width)
+    runs, number = np.unique(run, return_inverse=True)
+    used = np.zeros(len(runs), np.int64)
+    np.maximum.at(used, number, lane + 1)
+    of_places = np.full((len(runs), width), -1, np.int64)
+    of_places[number, lane] = terms
+    # A number of another phase is written where the next one of this phase will be.
+    for j in range(width - 2, -1, -1):
+        of_places[:, j] = np.where(of_places[:, j] < 0, of_places[:, j + 1], of_places[:, j])
+    return first + runs * width, used, of_places
 
 
 @serial
-def _pack_blocks(
-    packed, weight, start, width, at, taps, columns, c_group, o_group, c_step, o_step, further, inside, merged
-):  # fmt: skip
-    """Write one phase of weights whose taps lie innermost: blocks of output channels x taps, transposed in registers.
+def _transpose_blocks(packed, to, weight, source, start, vectors, o_step, runs, used, terms):
+    """Write blocks of output channels x what lies together in each of them, transposed in registers.
 
-    As `_pack_phase`, for DENSE tiles. Where the next channel's taps follow, a block spans channels.
+    Shapes   packed, weight flat . to, source work space of a vector's length . vectors (begin, row, source, channels)
+             . runs, used (runs,): where each begins in an output channel, its length . terms (runs, places)
     """
-    kernel = inside.shape[0]
-    run, channels = (c_group * kernel, c_group) if c_step == kernel else (kernel, 1)
-    vectors = 0
-    for j in range(columns.shape[0]):
-        vectors += columns[j, T.WEIGHT_K] // width
-    # Of each vector of packed columns: where it begins, how long its tile's rows are, and whose weights it holds.
-    begin, row, major = np.empty(vectors, np.int64), np.empty(vectors, np.int64), np.empty(vectors, np.int64)
-    first, count = np.empty(vectors, np.int64), np.empty(vectors, np.int64)
-    v = 0
-    for j in range(columns.shape[0]):
-        for k in range(0, columns[j, T.WEIGHT_K], width):
-            begin[v], row[v] = at + columns[j, T.WEIGHT_OFFSET] + k, columns[j, T.WEIGHT_K]
-            major[v], first[v] = divmod(columns[j, T.OUT_CHANNEL] + k, o_group)
-            count[v] = min(width, columns[j, T.COLUMNS] - k)
-            v += 1
-    to, source = np.zeros(width, np.int64), np.zeros(width, np.int64)
-    between = o_group // width  # vectors from one residue to the next
-    for v in range(vectors):
-        if merged > 1 and major[v] > 0:
-            continue  # written with the first residue
-        if count[v] < width:
-            for i in range(taps.size * c_group):
-                zero_run(packed, begin[v] + i * row[v] + count[v], width - count[v])
-        here = start + (major[v] * further if merged == 1 else 0) + first[v] * o_step
-        for c in range(0, c_group, channels):
-            for low in range(0, run, width):
-                used = 0
-                for j in range(min(width, run - low)):
-                    channel, offset = divmod(low + j, kernel)
-                    t, residue = inside[offset, 0], inside[offset, 1]
-                    if t >= 0:
-                        u = v + residue * between
-                        # Numbers of other phases before this one are written to the same place, and then overwritten.
-                        for i in range(used, j + 1):
-                            to[i] = begin[u] + (t * c_group + c + channel) * row[u]
-                        used = j + 1
-                if used > 0:
-                    for i in range(count[v]):
-                        source[i] = here + i * o_step + c * c_step + low
-                    transpose_block(packed, to, weight, source, count[v], used)
-
-
-@serial
-def _pack_dots(packed, weight, start, half, at, taps, columns, c_group, o_group, c_step, o_step, further):
-    """Write one phase of few columns: column by column, taps, channels."""
-    for out in range(columns[0, T.COLUMNS]):
-        major, o = divmod(out, o_group)
-        source = start + major * further + o * o_step
-        for t in range(taps.size):
-            copy_numbers(packed, at, weight, source + taps[t], c_step, c_group, half)
-            at += c_group
-
-
-@helper
-def _scatter(packed, to, to_step, tap_row, weight, source, step, taps, count, half):
-    """Copy `count` numbers of each tap, which lie `step` apart, to places `to_step` apart."""
-    for i in range(count):
-        for t in range(taps.size):
-            packed[to + i * to_step + t * tap_row] = read_number(weight, source + i * step + taps[t], half)
+    width = to.size
+    for v in range(vectors.shape[0]):
+        begin, row, first = vectors[v, 0], vectors[v, 1], start + vectors[v, 2]
+        for i in range(runs.size):
+            for j in range(width):
+                to[j] = begin + terms[i, j] * row
+                source[j] = first + runs[i] + j * o_step
+            transpose_block(packed, to, weight, source, vectors[v, 3], used[i])
