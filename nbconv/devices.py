@@ -19,6 +19,8 @@ def on_device(value: Any) -> bool:
     """Say whether `value` is an array in the memory of a CUDA device."""
     if type(value) is np.ndarray or value is None:
         return False
-    if hasattr(type(value), "__dlpack_device__"):
+    kind = type(value)
+    if hasattr(kind, "__dlpack_device__"):
         return int(value.__dlpack_device__()[0]) in _CUDA_KINDS
-    return hasattr(type(value), "__cuda_array_interface__") or hasattr(value, "__cuda_array_interface__")
+    # Numba's arrays, real and simulated, are told by the first name.
+    return hasattr(kind, "__cuda_ndarray__") or hasattr(value, "__cuda_array_interface__")

@@ -14,12 +14,18 @@ from .table import ACTIVATIONS
 
 __all__ = ["activate"]
 
-(
-    _RELU, _LEAKY_RELU, _RELU6, _ELU, _GELU, _GELU_TANH, _SILU, _TANH, _SIGMOID, _SOFTPLUS, _HARDSWISH, _HARDSIGMOID,
-) = range(1, len(ACTIVATIONS) + 1)  # fmt: skip
-assert ACTIVATIONS == tuple(
-    "relu leaky_relu relu6 elu gelu gelu_tanh silu tanh sigmoid softplus hardswish hardsigmoid".split()
-)
+_RELU = ACTIVATIONS.index("relu") + 1
+_LEAKY_RELU = ACTIVATIONS.index("leaky_relu") + 1
+_RELU6 = ACTIVATIONS.index("relu6") + 1
+_ELU = ACTIVATIONS.index("elu") + 1
+_GELU = ACTIVATIONS.index("gelu") + 1
+_GELU_TANH = ACTIVATIONS.index("gelu_tanh") + 1
+_SILU = ACTIVATIONS.index("silu") + 1
+_TANH = ACTIVATIONS.index("tanh") + 1
+_SIGMOID = ACTIVATIONS.index("sigmoid") + 1
+_SOFTPLUS = ACTIVATIONS.index("softplus") + 1
+_HARDSWISH = ACTIVATIONS.index("hardswish") + 1
+_HARDSIGMOID = ACTIVATIONS.index("hardsigmoid") + 1
 _ROOT_HALF = math.sqrt(0.5)
 _ROOT = math.sqrt(2 / math.pi)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..devices import DeviceError
 
-__all__ = ["SIMULATED", "cuda", "device_count", "inlined", "kernel", "require_device"]
+__all__ = ["SIMULATED", "cuda", "device_count", "inlined", "kernel", "pointer_device", "require_device", "simulated_array"]
 
 INSTALL = 'pip install "nbconv[cuda12]" (or "nbconv[cuda13]", after the CUDA version that `nvidia-smi` shows)'
 
@@ -42,6 +42,8 @@ def _import() -> Any:
 
 cuda: Any = _import()
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
+if SIMULATED:
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
 
 def inlined(function: Any) -> Any:
@@ -69,3 +71,23 @@ def require_device() -> None:
 
     reason = " ".join(str(driver.initialization_error or "no device was found").split()).rstrip(".")
     raise DeviceError(f"no CUDA device can be used: {reason}; see `nvidia-smi`. To install what is needed: {INSTALL}")
+
+
+def pointer_device(pointer: int) -> int:
+    """Say which device the memory at an address is on; no memory at all is on the current one."""
+    if SIMULATED or device_count() == 1:
+        return 0
+    if not pointer:
+        return int(cuda.get_current_device().id)
+    from cuda.bindings import driver as bindings
+
+    attribute = bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    error, device = bindings.cuPointerGetAttribute(attribute, pointer)
+    if int(error):
+        raise DeviceError(f"the address {pointer:#x} is no memory of a CUDA device ({error})")
+    return int(device)
+
+
+def simulated_array(array: np.ndarray) -> Any:
+    """Give the simulator's device array that shares the memory of `array`."""
+    return FakeCUDAArray(array)

@@ -1,0 +1,259 @@
+"""Device arrays in and out: taken apart without a copy, and made by the package that made the caller's.
+
+An array comes through PyTorch's own attributes, through `__cuda_array_interface__` or through DLPack. Kernels take flat
+one-dimensional views of the memory, with strides in numbers beside them; bfloat16 as uint16 words.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..arrays import contiguous_steps, flat_data, flat_steps
+from . import dlpack
+from .driver import SIMULATED, cuda, pointer_device, simulated_array
+from .table import MOST_NUMBERS
+
+__all__ = [
+    "DeviceArray",
+    "download",
+    "empty",
+    "flat",
+    "memory_of",
+    "overlap",
+    "overlaps_itself",
+    "read_array",
+    "scratch",
+    "upload",
+    "words",
+]
+
+_own = threading.local()
+COMPUTED = ("float32", "float64", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An array on a device, taken apart; `steps` are its strides in numbers."""
+
+    value: Any
+    """What the caller gave, or what `empty` made."""
+    maker: str
+    """The package that makes arrays of this kind: "torch", "cupy" or "numba"."""
+    device: int
+    pointer: int
+    shape: tuple[int, ...]
+    steps: tuple[int, ...]
+    dtype: str
+    stream: int | None = None
+    """The stream that its maker works on, where the array says so."""
+    owner: Any = None
+    """What keeps the memory, where it is not `value`."""
+    readonly: bool = False
+    host_dtype: Any = None
+    """NumPy's own type, of arrays that came from the host."""
+
+    @property
+    def size(self) -> int:
+        """Count of its numbers."""
+        return prod(self.shape)
+
+    @property
+    def contiguous(self) -> bool:
+        """Say whether its numbers lie side by side in the order of its axes."""
+        return self.steps == contiguous_steps(self.shape)
+
+    @property
+    def aligned(self) -> bool:
+        """Say whether it starts at a multiple of 16 bytes."""
+        return self.pointer % 16 == 0
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Give the first place of its memory, in numbers from its own first number, and the length of it all."""
+        reaches = [(size - 1) * step for size, step in zip(self.shape, self.steps, strict=True)]
+        if not self.size:
+            return 0, 0
+        low = sum(reach for reach in reaches if reach < 0)
+        return low, sum(reach for reach in reaches if reach > 0) - low + 1
+
+
+def words(dtype: str) -> np.dtype[Any]:
+    """Give the type of the numbers that kernels see: bfloat16 as uint16 words."""
+    return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+
+
+def read_array(op: str, name: str, value: Any) -> DeviceArray:
+    """Take an array on a device apart.
+
+    Raises
+    ------
+    TypeError
+        Where its numbers are of a type that nbconv does not compute, or it records gradients.
+    """
+    if SIMULATED:
+        array = _read_simulated(value)
+    elif type(value).__module__.partition(".")[0] == "torch":
+        array = _read_torch(op, name, value)
+    elif hasattr(value, "__cuda_array_interface__"):
+        array = _read_interface(op, name, value)
+    else:
+        array = _read_dlpack(op, name, value)
+    if array.dtype not in COMPUTED:
+        raise TypeError(
+            f"{op}: {name} has dtype {array.dtype}; nbconv computes {', '.join(COMPUTED[:-1])} and {COMPUTED[-1]}"
+        )
+    if array.span[1] > MOST_NUMBERS:
+        raise ValueError(
+            f"{op}: {name} spans {array.span[1]} numbers; kernels on a device count to {MOST_NUMBERS}: "
+            "split the samples"
+        )
+    return array
+
+
+def _read_simulated(value: Any) -> DeviceArray:
+    array = value._ary
+    pointer, steps = array.__array_interface__["data"][0], flat_steps(array.shape, array.strides, array.itemsize)
+    return DeviceArray(value, "numba", 0, pointer, array.shape, steps, array.dtype.name)
+
+
+def _read_torch(op: str, name: str, tensor: Any) -> DeviceArray:
+    if tensor.requires_grad:
+        raise TypeError(f"{op}: {name} requires grad, which nbconv would not record; use {name}.detach()")
+    shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    steps = flat_steps(shape, tuple(tensor.stride()), 1)
+    return DeviceArray(tensor, "torch", tensor.device.index, tensor.data_ptr(), shape, steps, dtype)
+
+
+def _read_interface(op: str, name: str, value: Any) -> DeviceArray:
+    interface = value.__cuda_array_interface__
+    if interface.get("mask") is not None:
+        raise TypeError(f"{op}: {name} is a masked array, whose mask would be ignored")
+    dtype = np.dtype(interface["typestr"])
+    named = getattr(getattr(value, "dtype", dtype), "name", dtype.name)
+    if not dtype.isnative:
+        raise TypeError(f"{op}: {name} has dtype {dtype}, of the other byte order; convert it on its device")
+    shape, strides = tuple(interface["shape"]), interface.get("strides")
+    if strides is not None and any(step % dtype.itemsize for step in strides):
+        raise TypeError(f"{op}: {name} has strides {strides}, no multiples of its {dtype.itemsize} bytes: copy it")
+    steps = contiguous_steps(shape) if strides is None else flat_steps(shape, tuple(strides), dtype.itemsize)
+    pointer = interface["data"][0] or 0
+    maker = "cupy" if type(value).__module__.partition(".")[0] == "cupy" else "numba"
+    device = value.device.id if maker == "cupy" else pointer_device(pointer)
+    stream, readonly = interface.get("stream"), bool(interface["data"][1])
+    return DeviceArray(value, maker, device, pointer, shape, steps, named, stream, readonly=readonly)
+
+
+def _read_dlpack(op: str, name: str, value: Any) -> DeviceArray:
+    tensor = dlpack.take(value)
+    if tensor.dtype is None:
+        raise TypeError(f"{op}: {name} ({type(value).__name__}) has numbers of a type that nbconv does not compute")
+    steps = contiguous_steps(tensor.shape) if tensor.steps is None else flat_steps(tensor.shape, tensor.steps, 1)
+    return DeviceArray(
+        value, "numba", tensor.device, tensor.pointer, tensor.shape, steps, tensor.dtype, owner=tensor.owner
+    )
+
+
+def memory_of(array: DeviceArray) -> tuple[Any, int]:
+    """View all the memory that an array spans as flat words; give the place of its first number too."""
+    if SIMULATED:
+        data, start = flat_data(array.value._ary)
+        return simulated_array(data), start
+    low, length = array.span
+    item = words(array.dtype).itemsize
+    return _view(array, array.pointer + low * item, length), -low
+
+
+def flat(array: DeviceArray) -> Any:
+    """View a contiguous array as flat words, for a kernel."""
+    return memory_of(array)[0]
+
+
+def _view(array: DeviceArray, pointer: int, length: int) -> Any:
+    data, kind = (pointer if length else 0, False), words(array.dtype).str
+    interface = {"shape": (length,), "strides": None, "typestr": kind, "data": data, "version": 3}
+    return cuda.from_cuda_array_interface(interface, owner=array.value if array.owner is None else array.owner)
+
+
+def empty(shape: tuple[int, ...], dtype: str, like: DeviceArray) -> DeviceArray:
+    """Make an uninitialised C-contiguous array on the device of `like`, by the package that made that one."""
+    steps = contiguous_steps(shape)
+    if like.maker == "torch":
+        torch = sys.modules["torch"]
+        tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=like.value.device)
+        return DeviceArray(tensor, "torch", like.device, tensor.data_ptr(), shape, steps, dtype)
+    # Of bfloat16 the caller has the type, NumPy has not; where he has not either, its words are what he gets.
+    own = getattr(like.value, "dtype", None)
+    kind = own if isinstance(own, np.dtype) and own.name == dtype else words(dtype)
+    if like.maker == "cupy":
+        array = sys.modules["cupy"].empty(shape, kind)
+        return DeviceArray(array, "cupy", like.device, array.data.ptr, shape, steps, dtype)
+    array = cuda.device_array(shape, kind)
+    if SIMULATED:
+        return _read_simulated(array)
+    pointer = array.__cuda_array_interface__["data"][0]
+    return DeviceArray(array, "numba", like.device, pointer, shape, steps, dtype)
+
+
+def upload(array: np.ndarray, device: int) -> DeviceArray:
+    """Copy an array of the host to the current device, whose number is `device`."""
+    kind = words(array.dtype.name)
+    copy = cuda.to_device(np.ascontiguousarray(array).view(kind))
+    pointer = 0 if SIMULATED else copy.__cuda_array_interface__["data"][0]
+    steps = contiguous_steps(array.shape)
+    dtype = array.dtype
+    return DeviceArray(copy, "numba", device, pointer, array.shape, steps, dtype.name, host_dtype=dtype)
+
+
+def download(array: DeviceArray, dtype: np.dtype[Any], out: np.ndarray | None, stream: Any) -> np.ndarray:
+    """Copy a contiguous array to the host, as an array of `dtype` or into `out`; this waits for it."""
+    result: np.ndarray = array.value.copy_to_host(stream=stream)
+    if stream:
+        stream.synchronize()
+    result = result.view(dtype)
+    if out is None:
+        return result
+    out[...] = result
+    return out
+
+
+def overlap(one: DeviceArray, other: DeviceArray) -> bool:
+    """Say whether the memory that two arrays span overlaps."""
+    spans = []
+    for array in (one, other):
+        low, length = array.span
+        item = words(array.dtype).itemsize
+        spans.append((array.pointer + low * item, array.pointer + (low + length) * item))
+    (start, end), (other_start, other_end) = spans
+    return one.device == other.device and start < other_end and other_start < end
+
+
+def overlaps_itself(array: DeviceArray) -> bool:
+    """Say whether two places of an array may share memory: each axis must step over all that the finer ones span."""
+    span = 1
+    for step, size in sorted((abs(step), size) for step, size in zip(array.steps, array.shape, strict=True)):
+        if size > 1 and array.size:
+            if step < span:
+                return True
+            span += step * (size - 1)
+    return False
+
+
+def scratch(slot: int, count: int, dtype: str, like: DeviceArray, stream: Any) -> Any:
+    """Give `count` flat numbers, uninitialised, on the device of `like`, for work on `stream` within one call.
+
+    PyTorch and CuPy pool memory by stream. Numba does not, and freeing makes it wait for the device: so each thread
+    keeps what it once needed in a `slot` for work on a stream, whose order makes it free for the next call.
+    """
+    if like.maker != "numba":
+        return flat(empty((count,), dtype, like))
+    kept: dict[Any, Any] = _own.__dict__.setdefault("scratch", {})
+    key = like.device, stream, slot, dtype
+    if key not in kept or kept[key].shape[0] < count:
+        kept[key] = flat(empty((count,), dtype, like))
+    return kept[key]

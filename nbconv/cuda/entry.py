@@ -1,0 +1,247 @@
+"""The doors of the CUDA side: check, bind and run calls whose arrays are on a device, or are to be brought there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from ..arrays import check_array, check_out
+from ..devices import on_device
+from ..geometry import ConvSpec, Geometry, bind
+from . import gradients as gradient
+from .arrays import DeviceArray, download, empty, overlap, overlaps_itself, read_array, upload
+from .backend import Operands, product
+from .driver import cuda, device_count, require_device
+from .streams import choose_stream
+
+__all__ = ["DeviceOperands", "convolve", "gradients"]
+
+Named = dict[str, Any]
+
+
+def convolve(
+    spec: ConvSpec, arrays: Named, activation: tuple[str, float | None] | None, out: Any, precision: str, device: Any,
+    stream: Any,
+) -> Any:  # fmt: skip
+    """Run one of the four operations; `arrays` are x, weight, bias and residual by name, None where there is none."""
+    op = spec.op
+    ordinal = _where(op, {**arrays, "out": out}, device)
+    with _on(ordinal):
+        given = _take(op, arrays, device)
+        x, weight, bias = given["x"], given["weight"], given.get("bias")
+        geometry = bind(spec, x.shape, weight.shape, bias.shape if bias else None)
+        name, parameter = activation or (None, None)
+        operands = Operands(weight, bias, parameter)
+        return _run(geometry, x, operands, given.get("residual"), name, out, precision, stream, device)
+
+
+class DeviceOperands:
+    """Weights and bias of a layer, packed on a device: what a layer on a device calls."""
+
+    def __init__(
+        self, spec: ConvSpec, weight: np.ndarray, bias: np.ndarray | None, activation: tuple[str, float | None] | None,
+        device: Any,
+    ) -> None:  # fmt: skip
+        require_device()
+        self.spec = spec
+        self.device = ordinal_of(spec.op, device)
+        name, parameter = activation or (None, None)
+        self._activation: str | None = name
+        with _on(self.device):
+            self._operands = Operands(
+                upload(weight, self.device), None if bias is None else upload(bias, self.device), parameter, kept=True
+            )
+
+    def __call__(self, x: Any, residual: Any, out: Any, precision: str, stream: Any) -> Any:
+        """Run on arrays of this device."""
+        op = self.spec.op
+        arrays = {"x": x, "residual": residual}
+        ordinal = _where(op, {**arrays, "out": out}, None, layer=True)
+        if ordinal != self.device:
+            raise ValueError(f"{op}: x is on CUDA device {ordinal}, the layer on {self.device}: move one")
+        with _on(ordinal):
+            given = _take(op, arrays, None, self._operands.weight)
+            bias = self._operands.bias
+            shapes = given["x"].shape, self._operands.weight.shape, bias.shape if bias else None
+            geometry = bind(self.spec, *shapes)
+            residual = given.get("residual")
+            return _run(geometry, given["x"], self._operands, residual, self._activation, out, precision, stream, None)
+
+    def backward(self, grad_output: Any, x: Any, needs: tuple[str, ...], precision: str, stream: Any) -> Any:
+        """Give the gradients of arrays of this device."""
+        return gradients(self.spec, grad_output, x, self._operands.weight, needs, precision, None, stream)
+
+
+def _run(
+    geometry: Geometry, x: DeviceArray, operands: Operands, residual: DeviceArray | None, activation: str | None,
+    out: Any, precision: str, stream: Any, device: Any,
+) -> Any:  # fmt: skip
+    op, shape = geometry.spec.op, geometry.output_shape
+    if residual and residual.shape != shape:
+        raise ValueError(f"{op}: residual has shape {residual.shape}, the result has {shape}")
+    inputs = [array for array in (x, operands.weight, operands.bias, residual) if array]
+    host = device is not None and out is not None and isinstance(out, np.ndarray)
+    if host:
+        check_out(op, out, shape, x.host_dtype)
+    ours = choose_stream(op, stream, inputs)
+    with _allocating(x, ours):
+        target = _check_out(op, out, geometry, inputs) if out is not None and not host else empty(shape, x.dtype, x)
+        product(geometry, x, operands, residual, target, activation, precision, ours)
+    if device is not None and not on_device(out):
+        return download(target, x.host_dtype, out, ours)
+    return target.value
+
+
+def gradients(
+    spec: ConvSpec, grad_output: Any, x: Any, weight: Any, needs: tuple[str, ...], precision: str, device: Any,
+    stream: Any,
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """Give the gradients in x, weight and bias; None for those that are not needed."""
+    op = spec.op
+    arrays = {"grad_output": grad_output, "x": x, "weight": weight}
+    ordinal = _where(op, arrays, device)
+    with _on(ordinal):
+        given = _take(op, arrays, device)
+        dy, x, weight = given["grad_output"], given["x"], given["weight"]
+        geometry = bind(spec, x.shape, weight.shape)
+        if dy.shape != geometry.output_shape:
+            raise ValueError(
+                f"{op}: grad_output has shape {dy.shape}, the forward call gives {geometry.output_shape}; "
+                f"x {x.shape}, weight {weight.shape}"
+            )
+        ours = choose_stream(op, stream, [dy, x, weight])
+        with _allocating(dy, ours):
+            grads = (
+                gradient.grad_x(geometry, dy, weight, precision, ours) if "x" in needs else None,
+                gradient.grad_weight(geometry, dy, x, weight, precision, ours) if "weight" in needs else None,
+                gradient.grad_bias(geometry, dy, ours) if "bias" in needs else None,
+            )
+        if device is None:
+            return tuple(None if grad is None else grad.value for grad in grads)  # type: ignore[return-value]
+        hosts = (None if grad is None else download(grad, x.host_dtype, None, ours) for grad in grads)
+        return tuple(hosts)  # type: ignore[return-value]
+
+
+# ---- what came in --------------------------------------------------------------------------------------------------
+
+
+def ordinal_of(op: str, device: Any) -> int:
+    """Read "cuda" or "cuda:1" as the number of a device.
+
+    Raises
+    ------
+    ValueError
+        For anything else, and for a device that is not there.
+    """
+    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise ValueError(f"{op}: device must be 'cpu', 'cuda' or 'cuda:' and a number; got {device!r}")
+    ordinal = int(number or 0)
+    if ordinal >= device_count():
+        raise ValueError(f"{op}: there is no device {device!r}; CUDA devices: {device_count()}")
+    return ordinal
+
+
+def _where(op: str, arrays: Named, device: Any, layer: bool = False) -> int:
+    """Say which device a call runs on, where all arrays are on one side.
+
+    Raises
+    ------
+    TypeError
+        Where some are on a device and some on the host.
+    """
+    require_device()
+    there = {name: on_device(value) for name, value in arrays.items() if value is not None}
+    remote, local = (next((name for name, yes in there.items() if yes is side), None) for side in (True, False))
+    if remote and local:
+        kinds = {name: type(arrays[name]).__name__ for name in (remote, local)}
+        raise TypeError(
+            f"{op}: {remote} ({kinds[remote]}) is on a device, {local} ({kinds[local]}) is not; nothing is copied "
+            f"silently: bring {local} there, or {remote} to the host"
+        )
+    if local and layer:
+        raise TypeError(
+            f"{op}: {local} ({type(arrays[local]).__name__}) is on the host, the layer on a device: bring {local} "
+            "there, or call layer.to('cpu')"
+        )
+    if local:
+        return ordinal_of(op, device)
+    if device is not None:
+        ordinal = ordinal_of(op, device)
+        found = read_array(op, str(remote), arrays[str(remote)]).device
+        if ":" in device and found != ordinal:
+            raise ValueError(f"{op}: {remote} is on CUDA device {found}, device is {device!r}")
+    first = read_array(op, str(remote), arrays[str(remote)])
+    return first.device
+
+
+def _take(op: str, arrays: Named, device: Any, partner: DeviceArray | None = None) -> dict[str, DeviceArray]:
+    """Take all arrays apart, those on the host after a copy to the current device; check that they fit each other."""
+    taken: dict[str, DeviceArray] = {}
+    for name, value in arrays.items():
+        if isinstance(value, DeviceArray):
+            taken[name] = value
+        elif value is not None:
+            taken[name] = (
+                read_array(op, name, value)
+                if on_device(value)
+                else upload(check_array(op, name, value), ordinal_of(op, device))
+            )
+    (first, array), *others = taken.items()
+    if partner is not None:
+        others = [*others, ("weight", partner)]
+    for name, other in others:
+        if other.device != array.device:
+            raise ValueError(f"{op}: {first} is on CUDA device {array.device}, {name} on {other.device}: move one")
+        if other.dtype != array.dtype:
+            raise TypeError(
+                f"{op}: {first} has dtype {array.dtype}, {name} has dtype {other.dtype}; they must share one: "
+                "convert one on the device"
+            )
+    return taken
+
+
+def _check_out(op: str, out: Any, geometry: Geometry, inputs: list[DeviceArray]) -> DeviceArray:
+    x, shape = inputs[0], geometry.output_shape
+    target = read_array(op, "out", out)
+    if target.dtype != x.dtype:
+        raise TypeError(f"{op}: out has dtype {target.dtype}, the result has {x.dtype}")
+    if target.shape != shape:
+        raise ValueError(f"{op}: out has shape {target.shape}, the result has {shape}")
+    if target.device != x.device:
+        raise ValueError(f"{op}: x is on CUDA device {x.device}, out on {target.device}: move one")
+    if target.readonly:
+        raise ValueError(f"{op}: out is read-only")
+    if overlaps_itself(target):
+        raise ValueError(f"{op}: out overlaps itself (steps {target.steps} of shape {target.shape})")
+    if any(overlap(target, array) for array in inputs):
+        raise ValueError(f"{op}: out shares memory with an input")
+    return target
+
+
+@contextmanager
+def _on(device: int) -> Iterator[None]:
+    """Make a device the current one; with a single device it always is."""
+    if device_count() == 1:
+        yield
+    else:
+        with cuda.gpus[device]:
+            yield
+
+
+def _allocating(like: DeviceArray, stream: Any) -> Any:
+    """Make the packages that pool memory by stream allocate for work on `stream`."""
+    handle = int(getattr(getattr(stream, "handle", 0), "value", getattr(stream, "handle", 0)) or 0)
+    if like.maker == "torch":
+        torch = sys.modules["torch"]
+        if torch.cuda.current_stream(like.device).cuda_stream != handle:
+            return torch.cuda.stream(torch.cuda.ExternalStream(handle, device=like.value.device))
+    if like.maker == "cupy":
+        cupy = sys.modules["cupy"]
+        if cupy.cuda.get_current_stream().ptr != handle:
+            return cupy.cuda.ExternalStream(handle)
+    return nullcontext()

@@ -1,0 +1,142 @@
+"""Gradients on a device: what is launched for each of them."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..geometry import Axis, Geometry
+from . import grad_general as general
+from . import table as T
+from .arrays import DeviceArray, empty, flat, memory_of, scratch
+from .backend import Operands, compute_dtype, contiguous, product
+from .packing import pack_table
+from .plan import Launch, over_items, upload_table
+
+__all__ = ["grad_bias", "grad_weight", "grad_x"]
+
+_THREADS_WANTED = 2**18  # in flight: what fills the largest devices twice
+_LEAST_ROWS = 64  # of a slice: fewer would cost more to add than to sum
+_MOST_PARTIAL = 2**25  # numbers of all slices of a weight's gradient
+_MOST_SLICES = 4096
+
+
+def grad_x(
+    geometry: Geometry, grad_output: DeviceArray, weight: DeviceArray, precision: str, stream: Any
+) -> DeviceArray:
+    """Compute the gradient in x: the adjoint's product, then what padding that repeats data adds to the rim."""
+    adjoint = geometry.adjoint()
+    grad = empty(adjoint.output_shape, weight.dtype, grad_output)
+    grad_output = contiguous(grad_output, stream)
+    product(adjoint, grad_output, Operands(weight), None, grad, None, precision, stream)
+    if geometry.spec.padding_mode != "zeros" and grad.size and grad_output.size:
+        _fold_rim(geometry, grad_output, weight, grad, stream)
+    return grad
+
+
+def _fold_rim(
+    geometry: Geometry, grad_output: DeviceArray, weight: DeviceArray, grad: DeviceArray, stream: Any
+) -> None:
+    rims = [_rim(axis, geometry.spec.padding_mode) for axis in geometry.axes]
+    sizes = [axis.size for axis in geometry.axes]
+    rest = math.prod(high - low for low, high in rims)
+    items = geometry.n * (math.prod(sizes) - rest) * geometry.c_in
+    data, start = memory_of(weight)
+    device = grad.device
+    tables = (T.build_table(geometry), pack_table(start, weight.steps, None), general.rim_table(rims))
+    launch = over_items(general.fold_rim, items, general.THREADS)
+    zeros = upload_zeros(compute_dtype(grad.dtype), device)
+    launch(stream, flat(grad_output), data, flat(grad), zeros, *(upload_table(t.tobytes(), device) for t in tables))
+
+
+@lru_cache(maxsize=16)
+def upload_zeros(dtype: str, device: int) -> Any:
+    """Keep one zero of a type on a device."""
+    from .driver import cuda
+
+    return cuda.to_device(np.zeros(1, dtype))
+
+
+def _rim(axis: Axis, mode: str) -> tuple[int, int]:
+    """Give (low, high): all positions that padding shows lie in `[0, low)` or `[high, size)`."""
+    lo, hi, size = axis.lo, axis.hi, axis.size
+    low, high = {
+        "reflect": (lo + 1 if lo else 0, hi + 1 if hi else 0),
+        "replicate": (min(lo, 1), min(hi, 1)),
+        "circular": (hi, lo),
+    }[mode]
+    low = min(low, size)
+    return low, max(low, size - high)
+
+
+def grad_weight(
+    geometry: Geometry, grad_output: DeviceArray, x: DeviceArray, weight: DeviceArray, precision: str, stream: Any
+) -> DeviceArray:
+    """Compute the gradient of the weight."""
+    transposed = geometry.spec.transposed
+    windows, points = (grad_output, x) if transposed else (x, grad_output)
+    # The convolution from windows to points: it ties positions together as the operation does.
+    pairs = geometry.adjoint() if transposed else geometry
+    grad = empty(weight.shape, weight.dtype, weight)
+    if not grad.size:
+        return grad
+    T.check_sizes(pairs)
+    device, compute = weight.device, compute_dtype(weight.dtype)
+    slices, rows, launch, finish = _weight_launches(pairs)
+    table = upload_table(T.build_table(pairs).tobytes(), device)
+    places = upload_table(pack_table(0, grad.steps, None).tobytes(), device)
+    windows, points = contiguous(windows, stream), contiguous(points, stream)
+    sums = scratch(0, slices * grad.size, compute, weight, stream)
+    launch(stream, flat(windows), flat(points), sums, table, np.int32(rows))
+    finish(stream, sums, np.int32(slices), flat(grad), table, places)
+    return grad
+
+
+@lru_cache(maxsize=1024)
+def _weight_launches(pairs: Geometry) -> tuple[int, int, Launch, Launch]:
+    """Give (slices, rows of a slice, launch of the slices, launch of their sum)."""
+    c_window, c_point = pairs.c_in // pairs.groups, pairs.c_out // pairs.groups
+    wide = c_window * c_point > 4
+    high, width = (general.WIDE_LEFT, general.WIDE) if wide else (1, 1)
+    taps = math.prod(axis.taps for axis in pairs.axes)
+    items = taps * -(-c_window // high) * pairs.groups * -(-c_point // width)
+    numbers = taps * c_window * pairs.c_out
+    all_rows = pairs.n * math.prod(axis.out for axis in pairs.axes)
+    most = min(-(-all_rows // _LEAST_ROWS), _MOST_SLICES, _MOST_PARTIAL // numbers)
+    slices = max(1, min(most, _THREADS_WANTED // items))
+    rows = max(1, -(-all_rows // slices))
+    slices = max(1, -(-all_rows // rows))
+    kernel = general.weight_slices_wide if wide else general.weight_slices_narrow
+    threads = general.THREADS
+    return (
+        slices,
+        rows,
+        over_items(kernel, items, threads, y=slices),
+        over_items(general.sum_weight_slices, numbers, threads),
+    )
+
+
+def grad_bias(geometry: Geometry, grad_output: DeviceArray, stream: Any) -> DeviceArray:
+    """Compute the gradient of the bias."""
+    channels = geometry.c_out
+    grad = empty((channels,), grad_output.dtype, grad_output)
+    if not channels:
+        return grad
+    rows = grad_output.size // channels
+    slices = max(1, min(-(-rows // _LEAST_ROWS), _MOST_SLICES, _THREADS_WANTED // channels))
+    rows_of_slice = max(1, -(-rows // slices))
+    slices = max(1, -(-rows // rows_of_slice))
+    partial = scratch(0, slices * channels, compute_dtype(grad.dtype), grad_output, stream)
+    source = flat(contiguous(grad_output, stream))
+    sizes = (np.int32(channels), np.int32(rows), np.int32(rows_of_slice))
+    _bias_launch(general.bias_slices, channels, slices)(stream, source, partial, *sizes)
+    _bias_launch(general.sum_bias_slices, channels, 1)(stream, partial, np.int32(slices), flat(grad), sizes[0])
+    return grad
+
+
+@lru_cache(maxsize=256)
+def _bias_launch(kernel: Any, channels: int, slices: int) -> Launch:
+    return over_items(kernel, channels, general.THREADS, y=slices)

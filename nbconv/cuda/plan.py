@@ -1,0 +1,104 @@
+"""Which kernel computes a product, on which grid: chosen once for a geometry and kept, with its table on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..geometry import Geometry
+from . import general
+from . import table as T
+from .driver import SIMULATED, cuda
+
+__all__ = ["MOST_Z", "Key", "Launch", "Plan", "make_plan", "over_items", "upload_table"]
+
+MOST_Z = 65535  # blocks along z; kernels that may need more walk on in steps of the grid
+
+
+class Launch:
+    """A kernel with its grid, its block and its shared memory; called with a stream, then the kernel's arguments."""
+
+    def __init__(self, kernel: Any, grid: tuple[int, int, int], block: int, shared: int = 0) -> None:
+        self.kernel, self.grid, self.block, self.shared = kernel, grid, block, shared
+        self._configured: dict[Any, Any] = {}
+
+    def __call__(self, stream: Any, *arguments: Any) -> None:
+        """Launch; nothing waits for the end. An empty grid has nothing to do."""
+        if 0 in self.grid:
+            return
+        # The simulator keeps the configuration in the kernel itself.
+        configured = None if SIMULATED else self._configured.get(stream)
+        if configured is None:
+            if len(self._configured) > 64:
+                self._configured.clear()
+            configured = self.kernel[self.grid, self.block, stream, self.shared]
+            self._configured[stream] = configured
+        configured(*arguments)
+
+
+def over_items(kernel: Any, items: int, threads: int, y: int = 1, z: int = 1) -> Launch:
+    """Launch one thread an item, in blocks of at most `threads`: as many as the kernel counts with."""
+    return Launch(kernel, (-(-items // threads), y, z), max(1, min(items, threads)))
+
+
+class Key(NamedTuple):
+    """All that the choice of a kernel depends on."""
+
+    geometry: Geometry
+    dtype: str
+    activation: str | None
+    residual: bool
+    precision: str
+    device: int
+    aligned: bool
+
+
+class Plan(NamedTuple):
+    """A product, ready to be launched with (x, weight, bias, residual, y, table)."""
+
+    launch: Launch
+    table: Any
+
+
+@lru_cache(maxsize=1024)
+def upload_table(numbers: bytes, device: int) -> Any:
+    """Keep a table of int32 numbers on a device; the device must be the current one."""
+    return cuda.to_device(np.frombuffer(numbers, np.int32))
+
+
+@lru_cache(maxsize=2048)
+def make_plan(key: Key) -> Plan:
+    """Choose the kernel for a product that has something to write."""
+    T.check_sizes(key.geometry)
+    table = T.build_table(key.geometry, key.activation, key.residual)
+    launch: Launch | None = None
+    for choose in CHOICES:
+        launch = choose(key)
+        if launch is not None:
+            break
+    assert launch is not None, "the general kernel takes everything"
+    return Plan(launch, upload_table(table.tobytes(), key.device))
+
+
+def _depthwise(key: Key) -> Launch | None:
+    return None
+
+
+def _general(key: Key) -> Launch | None:
+    geometry = key.geometry
+    phases, _ = T.packed_phases(geometry)
+    outputs = geometry.c_out // geometry.groups
+    # A group of few output channels would leave most of a wide thread's columns empty.
+    wide = outputs > general.WIDE // 4 and not T.channelwise(geometry)
+    width = general.WIDE if wide else 1
+    rows = max((geometry.n * phase.rows for phase in phases), default=0)
+    items = -(-rows // general.ROWS) * geometry.groups * -(-outputs // width)
+    kernel = general.product_wide if wide else general.product_narrow
+    return over_items(kernel, items, general.THREADS, z=min(len(phases), MOST_Z))
+
+
+CHOICES: tuple[Callable[[Key], Launch | None], ...] = (_depthwise, _general)
+"""Who may take a product, the most special first."""
