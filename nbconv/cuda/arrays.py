@@ -163,7 +163,7 @@ def memory_of(array: DeviceArray) -> tuple[Any, int]:
     """View all the memory that an array spans as flat words; give the place of its first number too."""
     if SIMULATED:
         data, start = flat_data(array.value._ary)
-        return simulated_array(data), start
+        return simulated_array(data.view(words(array.dtype))), start
     low, length = array.span
     item = words(array.dtype).itemsize
     return _view(array, array.pointer + low * item, length), -low

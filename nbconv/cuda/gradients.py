@@ -89,7 +89,7 @@ def grad_weight(
     table = upload_table(T.build_table(pairs).tobytes(), device)
     places = upload_table(pack_table(0, grad.steps, None).tobytes(), device)
     windows, points = contiguous(windows, stream), contiguous(points, stream)
-    sums = scratch(0, slices * grad.size, compute, weight, stream)
+    sums = scratch(0, max(1, slices) * grad.size, compute, weight, stream)
     launch(stream, flat(windows), flat(points), sums, table, np.int32(rows))
     finish(stream, sums, np.int32(slices), flat(grad), table, places)
     return grad
@@ -108,7 +108,7 @@ def _weight_launches(pairs: Geometry) -> tuple[int, int, Launch, Launch]:
     most = min(-(-all_rows // _LEAST_ROWS), _MOST_SLICES, _MOST_PARTIAL // numbers)
     slices = max(1, min(most, _THREADS_WANTED // items))
     rows = max(1, -(-all_rows // slices))
-    slices = max(1, -(-all_rows // rows))
+    slices = -(-all_rows // rows)
     kernel = general.weight_slices_wide if wide else general.weight_slices_narrow
     threads = general.THREADS
     return (
@@ -128,8 +128,8 @@ def grad_bias(geometry: Geometry, grad_output: DeviceArray, stream: Any) -> Devi
     rows = grad_output.size // channels
     slices = max(1, min(-(-rows // _LEAST_ROWS), _MOST_SLICES, _THREADS_WANTED // channels))
     rows_of_slice = max(1, -(-rows // slices))
-    slices = max(1, -(-rows // rows_of_slice))
-    partial = scratch(0, slices * channels, compute_dtype(grad.dtype), grad_output, stream)
+    slices = -(-rows // rows_of_slice)  # none where there are no rows
+    partial = scratch(0, max(1, slices) * channels, compute_dtype(grad.dtype), grad_output, stream)
     source = flat(contiguous(grad_output, stream))
     sizes = (np.int32(channels), np.int32(rows), np.int32(rows_of_slice))
     _bias_launch(general.bias_slices, channels, slices)(stream, source, partial, *sizes)
