@@ -1,0 +1,239 @@
+"""What every product kernel shares: the walk over taps and channels, the ring of slices, the finish of a tile.
+
+A product is a matrix multiplication whose left operand is never formed. Row `m` is an output position, `k` runs over
+(tap, channel of the group), and element `(m, k)` is the number of x that this tap of this position reads. A block of
+threads makes one tile of the result. Slices of both operands travel through a ring of stages in shared memory by
+asynchronous copies, which write zeros where there is nothing to read: that is how zero padding, the ends of rows and
+the end of the reduction cost nothing.
+
+Left slices lie in shared memory as two halves of (rows, 32 bytes). A row's two 16-byte chunks change places in every
+other group of four rows: then both the copies of eight neighbouring threads and every pattern of reads that the
+kernels use touch all 32 banks once.
+
+Steps of the work, each a device function of its own: load (`copy_left`, `copy_right`), multiply and accumulate (the
+kernels' own), finish (`finish_tile`).
+"""
+
+from __future__ import annotations
+
+from numpy import float32, int32, uint32
+
+from . import table as T
+from .activations import activate
+from .driver import cuda, inlined
+from .intrinsics import bits_of, copy4, copy16, float_of, load4, load_int, store4, store_int
+
+OUTSIDE = -(2**30)  # an address that stays negative whatever channel is added
+BEYOND = 2**31  # a place in the weights that stays beyond every end
+# What a thread keeps of its walk, besides the channel and the rows' addresses, which change all the time: number `f`
+# stands at `walk[own + f * stride]`, in shared memory where registers are short, else in a local array.
+TAP_W, TAP_H, LINE, TOP, LEFT = range(5)
+ROW_FIELDS = 3  # the last three, once for each row
+
+
+@inlined
+def inside(position, size, mode):
+    """Map a position outside of [0, size) to the one that the padding mode repeats there; zeros stay outside."""
+    if mode == int32(T.REFLECT):
+        position = int32(-position) if position < 0 else position
+        position = int32(2 * (size - 1) - position) if position >= size else position
+    elif mode == int32(T.REPLICATE):
+        position = int32(0) if position < 0 else position
+        position = int32(size - 1) if position >= size else position
+    elif mode == int32(T.CIRCULAR):
+        position = int32(position + size) if position < 0 else position
+        position = int32(position - size) if position >= size else position
+    return position
+
+
+@inlined
+def phase_of_block(table, zero):
+    """Give (group, place of the phase's fields) of this block. `zero` is 0: a `fresh` one computes them anew."""
+    index = int32(int32(cuda.blockIdx.z) + zero)
+    group = int32(index // table[T.PHASES])
+    return group, int32(T.HEADER + int32(int32(index - int32(group * table[T.PHASES])) * T.PHASE_FIELDS))
+
+
+@inlined
+def tile_of_block(zero):
+    """Give the tile of this block, (row, column): blocks that share rows of x run at the same time."""
+    columns = uint32(uint32(cuda.gridDim.y) + uint32(zero))
+    block = uint32(uint32(cuda.blockIdx.x) + uint32(uint32(cuda.blockIdx.y) * uint32(cuda.gridDim.x)))
+    row = uint32(block // columns)
+    return int32(row), int32(block - uint32(row * columns))
+
+
+@inlined
+def split_row(table, fields, row):
+    """Split a row of the product into (sample, position on H, position on W)."""
+    width = uint32(load_int(table, fields, T.ROWS_W))
+    plane = uint32(uint32(load_int(table, fields, T.ROWS_H)) * width)
+    sample = uint32(uint32(row) // plane)
+    rest = uint32(uint32(row) - uint32(sample * plane))
+    h = uint32(rest // width)
+    return int32(sample), int32(h), int32(rest - uint32(h * width))
+
+
+@inlined
+def start_walk(table, fields, first, step, rows, limit, walk, own, stride):
+    """Find what the rows `first + r * step` read at tap (0, 0): line `LINE + TOP`, column `LEFT` of x."""
+    store_int(walk, own, TAP_W * stride, int32(-1))
+    store_int(walk, own, TAP_H * stride, int32(0))
+    for r in range(rows):
+        m = int32(first + r * step)
+        sample, h, w = split_row(table, fields, m)
+        line = int32(sample * table[T.SIZE_H]) if m < limit else int32(-1)
+        h = int32(h * load_int(table, fields, T.STRIDE_H) - load_int(table, fields, T.LO_H))
+        w = int32(w * load_int(table, fields, T.STRIDE_W) - load_int(table, fields, T.LO_W))
+        store_int(walk, own, (LINE + r * ROW_FIELDS) * stride, line)
+        store_int(walk, own, (TOP + r * ROW_FIELDS) * stride, h)
+        store_int(walk, own, (LEFT + r * ROW_FIELDS) * stride, w)
+
+
+@inlined
+def place_rows(table, fields, tap_h, tap_w, rows, walk, own, stride, address, masked):
+    """Find the address of channel 0 at a tap, for each row; OUTSIDE where nothing is read."""
+    height, width = table[T.SIZE_H], table[T.SIZE_W]
+    down = int32(tap_h * load_int(table, fields, T.DILATION_H))
+    along = int32(tap_w * load_int(table, fields, T.DILATION_W))
+    ended = tap_h >= load_int(table, fields, T.TAPS_H)
+    for r in range(rows):
+        line = load_int(walk, own, (LINE + r * ROW_FIELDS) * stride)
+        h = int32(load_int(walk, own, (TOP + r * ROW_FIELDS) * stride) + down)
+        w = int32(load_int(walk, own, (LEFT + r * ROW_FIELDS) * stride) + along)
+        if masked:
+            h = inside(h, height, table[T.PADDING_MODE])
+            w = inside(w, width, table[T.PADDING_MODE])
+        place = int32(int32(int32(int32(line + h) * width) + w) * table[T.C_IN])
+        outside = ended or line < 0 or uint32(h) >= uint32(height) or uint32(w) >= uint32(width)
+        address[r] = int32(OUTSIDE) if outside else place
+
+
+@inlined
+def advance(table, fields, channel, step, end, rows, walk, own, stride, address, masked):
+    """Take `step` steps of the reduction: over channels, the group's last of which is before `end`, then taps.
+
+    Returns the channel.
+    """
+    channel = int32(channel + step)
+    if channel >= end:
+        channels, taps_w = table[T.C_IN_GROUP], load_int(table, fields, T.TAPS_W)
+        tap_w, tap_h = load_int(walk, own, TAP_W * stride), load_int(walk, own, TAP_H * stride)
+        while channel >= end:
+            channel = int32(channel - channels)
+            tap_w = int32(tap_w + 1)
+            if tap_w == taps_w:
+                tap_w = int32(0)
+                tap_h = int32(tap_h + 1)
+        store_int(walk, own, TAP_W * stride, tap_w)
+        store_int(walk, own, TAP_H * stride, tap_h)
+        place_rows(table, fields, tap_h, tap_w, rows, walk, own, stride, address, masked)
+    return channel
+
+
+@inlined
+def copy_left(
+    shared, to, row_step, half_step, x, table, fields, channel, end, rows, walk, own, stride, address, masked
+):
+    """Copy this thread's chunks of a left slice, one of each half, each after the step that leads to it.
+
+    A chunk is four numbers that follow each other in the reduction, and the thread's next is eight further on. Masked:
+    they are copied one by one, for channels that four does not divide, an x that 16-byte accesses do not meet, or
+    padding that is not zeros. Returns the channel.
+    """
+    last = int32(to + half_step)
+    while to <= last:
+        if masked:
+            number = int32(0)
+            while number < int32(4):
+                step = int32(5) if number == int32(0) else int32(1)
+                channel = advance(table, fields, channel, step, end, rows, walk, own, stride, address, masked)
+                for r in range(rows):
+                    start = int32(address[r] + channel)
+                    copy4(shared, int32(int32(to + r * row_step) + number), x, start, address[r] >= 0)
+                number = int32(number + 1)
+        else:
+            channel = advance(table, fields, channel, int32(8), end, rows, walk, own, stride, address, masked)
+            for r in range(rows):
+                copy16(shared, int32(to + r * row_step), x, int32(address[r] + channel), address[r] >= 0)
+        to = int32(to + half_step)
+    return channel
+
+
+@inlined
+def copy_right(shared, to, weight, place, table, end, copies, rows, columns, takes_part):
+    """Copy this thread's chunks of a right slice, `rows` rows apart; zeros from the end of the group's weights on.
+
+    Returns where its chunks of the next slice start.
+    """
+    step = int32(rows * table[T.WEIGHT_ROW_STEP])
+    for q in range(copies):
+        if takes_part:
+            copy16(shared, int32(to + q * rows * columns), weight, place, place < end)
+        place = uint32(place + uint32(step))
+    return place
+
+
+@inlined
+def note_outputs(shared, start, table, fields, group, first, count, limit, thread, threads):
+    """Note in shared memory where in y each row of the tile goes; -1 for rows beyond the last."""
+    r = thread
+    while r < count:
+        m = int32(first + r)
+        sample, h, w = split_row(table, fields, m)
+        h = int32(load_int(table, fields, T.OUT_START_H) + int32(h * load_int(table, fields, T.OUT_STEP_H)))
+        w = int32(load_int(table, fields, T.OUT_START_W) + int32(w * load_int(table, fields, T.OUT_STEP_W)))
+        line = int32(int32(sample * table[T.OUT_H]) + h)
+        place = int32(int32(int32(line * table[T.OUT_W]) + w) * table[T.C_OUT])
+        place = int32(place + int32(group * table[T.C_OUT_GROUP])) if m < limit else int32(-1)
+        shared[start + r] = float_of(uint32(place))
+        r = int32(r + threads)
+
+
+@inlined
+def finish_rows(shared, pitch, notes, bias, residual, y, table, group, first_column, count, columns, thread, threads):
+    """Add bias and residual to `count` rows of sums in shared memory, apply the activation, store them.
+
+    Every thread keeps its columns and goes down the rows.
+    """
+    code, has_residual = table[T.ACTIVATION], table[T.HAS_RESIDUAL]
+    parameter = bias[table[T.C_OUT]]
+    limit = int32(table[T.C_OUT_GROUP] - first_column)
+    bias_start = int32(int32(group * table[T.C_OUT_GROUP]) + first_column)
+    if int32(table[T.C_OUT_GROUP] & int32(3)) == int32(0):
+        column = int32(int32(thread * int32(4)) & int32(columns - 1))
+        if column < limit:
+            b0, b1, b2, b3 = load4(bias, bias_start, column)
+            row = int32(int32(thread * int32(4)) // columns)
+            while row < count:
+                place = int32(bits_of(shared[notes + row]))
+                if place >= int32(0):
+                    place = int32(place + first_column)
+                    v0, v1, v2, v3 = load4(shared, int32(row * pitch), column)
+                    v0, v1, v2, v3 = float32(v0 + b0), float32(v1 + b1), float32(v2 + b2), float32(v3 + b3)
+                    if has_residual != int32(0):
+                        r0, r1, r2, r3 = load4(residual, place, column)
+                        v0, v1, v2, v3 = float32(v0 + r0), float32(v1 + r1), float32(v2 + r2), float32(v3 + r3)
+                    if code != int32(0):
+                        turn = int32(0)
+                        while turn < int32(4):
+                            v0, v1, v2, v3 = v1, v2, v3, activate(code, v0, parameter)
+                            turn = int32(turn + 1)
+                    store4(y, int32(place + column), (v0, v1, v2, v3))
+                row = int32(row + int32(int32(threads * 4) // columns))
+    else:
+        column = int32(thread & int32(columns - 1))
+        if column < limit:
+            b0 = bias[bias_start + column]
+            row = int32(thread // columns)
+            while row < count:
+                place = int32(bits_of(shared[notes + row]))
+                if place >= int32(0):
+                    place = int32(int32(place + first_column) + column)
+                    v0 = float32(shared[int32(row * pitch) + column] + b0)
+                    if has_residual != int32(0):
+                        v0 = float32(v0 + residual[place])
+                    if code != int32(0):
+                        v0 = activate(code, v0, parameter)
+                    y[place] = v0
+                row = int32(row + int32(threads // columns))

@@ -1,0 +1,71 @@
+"""Which tile a product takes: sizes, rates and limits as data, and the choice between them. Plain integers, no device."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from ..geometry import Geometry
+from .table import channelwise, packed_phases
+
+__all__ = ["TILES", "Tile", "choose", "covers", "launch", "needs_mask"]
+
+
+class Tile(NamedTuple):
+    """One block's part of the result: rows are positions, columns output channels of a group."""
+
+    rows: int
+    columns: int
+    threads: int
+    rate: float
+    """Numbers a multiprocessor makes in a unit of time, relative to the best tile."""
+
+
+# Each thread makes 8 x 8 numbers where the tile is large enough: 16 loads from shared memory then feed 256
+# multiplications. With 8 x 4 it is 12 for 128, which is why those rates are lower; yet they leave fewer columns of a
+# narrow layer, or fewer multiprocessors in a small one, without work.
+TILES = {
+    "128x128": Tile(128, 128, 256, 1.0),
+    "128x64": Tile(128, 64, 128, 0.97),
+    "64x64": Tile(64, 64, 128, 0.88),
+    "256x32": Tile(256, 32, 256, 0.86),
+}
+MULTIPROCESSORS = 132  # of an H100 or H200
+MOST_GRID = 65535  # blocks along z
+LEAST_COLUMNS = 8  # with fewer, three quarters of the narrowest tile make nothing: the general kernel is better
+
+
+def covers(geometry: Geometry) -> bool:
+    """Say whether the tiled kernels make this product well; they need y and residual at multiples of 16 bytes."""
+    depth = geometry.groups * len(packed_phases(geometry)[0])
+    return not channelwise(geometry) and geometry.c_out // geometry.groups >= LEAST_COLUMNS and depth <= MOST_GRID
+
+
+def needs_mask(geometry: Geometry, itemsize: int, address: int) -> bool:
+    """Say whether x, of numbers of `itemsize` bytes at `address`, must be read number by number."""
+    chunk = 16 // itemsize
+    padded = geometry.spec.padding_mode != "zeros"
+    return padded or geometry.c_in // geometry.groups % chunk != 0 or address % 16 != 0
+
+
+@lru_cache(maxsize=1024)
+def choose(geometry: Geometry, multiprocessors: int = MULTIPROCESSORS) -> str:
+    """Name the tile that should finish first: the busiest multiprocessor makes its share of tiles one after another."""
+
+    def time(name: str) -> float:
+        tile = TILES[name]
+        columns = -(-(geometry.c_out // geometry.groups) // tile.columns)
+        rows = sum(-(-geometry.n * phase.rows // tile.rows) for phase in packed_phases(geometry)[0])
+        share = -(-rows * columns * geometry.groups // multiprocessors)
+        return share * tile.rows * tile.columns / tile.rate
+
+    return min(TILES, key=time)
+
+
+def launch(geometry: Geometry, name: str) -> tuple[tuple[int, int, int], int]:
+    """Give the grid, (tiles of rows, tiles of columns, groups times phases), and the threads of a block."""
+    tile = TILES[name]
+    phases = packed_phases(geometry)[0]
+    rows = max((-(-geometry.n * phase.rows // tile.rows) for phase in phases), default=0)
+    columns = -(-(geometry.c_out // geometry.groups) // tile.columns)
+    return (rows, columns, geometry.groups * len(phases)), tile.threads

@@ -1,0 +1,289 @@
+"""The instructions that plain `cuda.*` Python cannot express, each with a plain twin that the simulator runs.
+
+Arrays are flat and C-contiguous. Where a function takes `base` and `offset`, a constant offset becomes part of the
+instruction, so that one register addresses a whole tile. Indices count elements and fit in int32.
+"""
+
+from __future__ import annotations
+
+from .driver import SIMULATED
+
+__all__ = [
+    "ALIGNMENT",
+    "bfloat_to_float",
+    "bits_of",
+    "copy4",
+    "copy16",
+    "copy_commit",
+    "copy_wait0",
+    "copy_wait1",
+    "float_of",
+    "float_to_bfloat",
+    "float_to_half",
+    "fresh",
+    "half_to_float",
+    "ldmatrix4",
+    "ldmatrix4_transposed",
+    "load1",
+    "load2",
+    "load4",
+    "load_int",
+    "load_words",
+    "mma_bf16",
+    "mma_f16",
+    "mma_tf32",
+    "round_tf32",
+    "store2",
+    "store4",
+    "store_int",
+    "store_words",
+]
+
+if SIMULATED:
+    from .intrinsics_plain import (
+        ALIGNMENT,
+        bfloat_to_float,
+        bits_of,
+        copy4,
+        copy16,
+        copy_commit,
+        copy_wait0,
+        copy_wait1,
+        float_of,
+        float_to_bfloat,
+        float_to_half,
+        fresh,
+        half_to_float,
+        ldmatrix4,
+        ldmatrix4_transposed,
+        load1,
+        load2,
+        load4,
+        load_int,
+        load_words,
+        mma_bf16,
+        mma_f16,
+        mma_tf32,
+        round_tf32,
+        store2,
+        store4,
+        store_int,
+        store_words,
+    )
+
+else:
+    from llvmlite import ir
+    from numba.cuda import cgutils, types
+    from numba.cuda.extending import intrinsic
+
+    ALIGNMENT = 16
+    """Of shared arrays, in bytes: what 128-bit accesses need."""
+
+    _VOID, _F16, _F32 = ir.VoidType(), ir.HalfType(), ir.FloatType()
+    _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+    _WORDS = types.UniTuple(types.uint32, 4)
+    _FLOATS = types.UniTuple(types.float32, 4)
+
+    def _is_flat(array):
+        return isinstance(array, types.Array) and array.ndim == 1 and array.layout == "C"
+
+    def _pointer(context, builder, signature, args, array, *indices):
+        """Give the address of an element; separate steps keep a constant one foldable."""
+        value = context.make_array(signature.args[array])(context, builder, value=args[array])
+        pointer = value.data
+        for i in indices:
+            index = context.cast(builder, args[i], signature.args[i], types.int32)
+            pointer = builder.gep(pointer, [index], inbounds=True)
+        return pointer
+
+    def _shared_address(builder, pointer):
+        return builder.ptrtoint(builder.addrspacecast(pointer, ir.PointerType(pointer.type.pointee, 3)), _I32)
+
+    def _global_address(builder, pointer):
+        return builder.ptrtoint(builder.addrspacecast(pointer, ir.PointerType(pointer.type.pointee, 1)), _I64)
+
+    def _vector_load(number, count, alignment):
+        """Make a load of `count` 32-bit numbers in one instruction."""
+
+        @intrinsic
+        def load(typingctx, array, base, offset):
+            if not _is_flat(array):
+                return None
+            kind = {_F32: types.float32, _I32: types.uint32}[number] if count > 1 else array.dtype
+            signature = (types.UniTuple(kind, count) if count > 1 else kind)(array, base, offset)
+
+            def codegen(context, builder, signature, args):
+                vector = ir.VectorType(number, count) if count > 1 else number
+                pointer = _pointer(context, builder, signature, args, 0, 1, 2)
+                value = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=alignment)
+                if count == 1:
+                    return value
+                return cgutils.pack_array(builder, [builder.extract_element(value, _I32(i)) for i in range(count)])
+
+            return signature, codegen
+
+        return load
+
+    def _vector_store(number, count, alignment):
+        """Make a store of `count` 32-bit numbers in one instruction."""
+
+        @intrinsic
+        def store(typingctx, array, index, values):
+            if not (_is_flat(array) and isinstance(values, types.UniTuple) and values.count == count):
+                return None
+            signature = types.void(array, index, values)
+
+            def codegen(context, builder, signature, args):
+                vector = ir.VectorType(number, count)
+                pointer = builder.bitcast(_pointer(context, builder, signature, args, 0, 1), vector.as_pointer())
+                value = ir.Constant(vector, ir.Undefined)
+                for i in range(count):
+                    value = builder.insert_element(value, builder.extract_value(args[2], i), _I32(i))
+                builder.store(value, pointer, align=alignment)
+                return context.get_dummy_value()
+
+            return signature, codegen
+
+        return store
+
+    load_int = _vector_load(_I32, 1, 4)
+
+    @intrinsic
+    def store_int(typingctx, array, base, offset, value):
+        if not _is_flat(array):
+            return None
+
+        def codegen(context, builder, signature, args):
+            value = context.cast(builder, args[3], signature.args[3], types.int32)
+            builder.store(value, _pointer(context, builder, signature, args, 0, 1, 2), align=4)
+            return context.get_dummy_value()
+
+        return types.void(array, base, offset, value), codegen
+
+    load1, load2, load4 = _vector_load(_F32, 1, 4), _vector_load(_F32, 2, 8), _vector_load(_F32, 4, 16)
+    load_words = _vector_load(_I32, 4, 16)
+    store2, store4 = _vector_store(_F32, 2, 8), _vector_store(_F32, 4, 16)
+    store_words = _vector_store(_I32, 4, 16)
+
+    def _copy(size, cache):
+        """Make an asynchronous copy of `size` bytes from global to shared memory; zeros where it is not valid."""
+        text = f"cp.async.{cache}.shared.global [$0], [$1], {size}, $2;"
+
+        @intrinsic
+        def copy(typingctx, shared, to, array, start, valid):
+            if not (_is_flat(shared) and _is_flat(array)):
+                return None
+            signature = types.void(shared, to, array, start, valid)
+
+            def codegen(context, builder, signature, args):
+                target = _shared_address(builder, _pointer(context, builder, signature, args, 0, 1))
+                source = _global_address(builder, _pointer(context, builder, signature, args, 2, 3))
+                valid = context.cast(builder, args[4], signature.args[4], types.boolean)
+                length = builder.select(builder.trunc(valid, ir.IntType(1)), _I32(size), _I32(0))
+                kind = ir.FunctionType(_VOID, [_I32, _I64, _I32])
+                asm = ir.InlineAsm(kind, text, "r,l,r,~{memory}", side_effect=True)
+                builder.call(asm, [target, source, length])
+                return context.get_dummy_value()
+
+            return signature, codegen
+
+        return copy
+
+    copy16, copy4 = _copy(16, "cg"), _copy(4, "ca")
+
+    def _statement(text):
+        @intrinsic
+        def statement(typingctx):
+            def codegen(context, builder, signature, args):
+                builder.call(ir.InlineAsm(ir.FunctionType(_VOID, []), text, "~{memory}", side_effect=True), [])
+                return context.get_dummy_value()
+
+            return types.void(), codegen
+
+        return statement
+
+    copy_commit = _statement("cp.async.commit_group;")
+    copy_wait0, copy_wait1 = _statement("cp.async.wait_group 0;"), _statement("cp.async.wait_group 1;")
+
+    def _ldmatrix(transposed):
+        places = ",".join(f"${i}" for i in range(4))
+        text = f"ldmatrix.sync.aligned.m8n8.x4{transposed}.shared.b16 {{{places}}}, [$4];"
+
+        @intrinsic
+        def ldmatrix(typingctx, array, base, offset):
+            if not _is_flat(array):
+                return None
+
+            def codegen(context, builder, signature, args):
+                address = _shared_address(builder, _pointer(context, builder, signature, args, 0, 1, 2))
+                kind = ir.FunctionType(ir.LiteralStructType([_I32] * 4), [_I32])
+                asm = ir.InlineAsm(kind, text, "=r,=r,=r,=r,r,~{memory}", side_effect=True)
+                words = builder.call(asm, [address])
+                return cgutils.pack_array(builder, [builder.extract_value(words, i) for i in range(4)])
+
+            return _WORDS(array, base, offset), codegen
+
+        return ldmatrix
+
+    ldmatrix4, ldmatrix4_transposed = _ldmatrix(""), _ldmatrix(".trans")
+
+    def _mma(shape, kind):
+        """Make ``mma.sync``: d (4 floats) = a (4 words) times b (2 words) plus c (4 floats)."""
+        groups = ("$0,$1,$2,$3", "$4,$5,$6,$7", "$8,$9", "$10,$11,$12,$13")
+        operands = ", ".join(f"{{{group}}}" for group in groups)
+        text = f"mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 {operands};"
+        constraints = ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4)
+
+        @intrinsic
+        def mma(typingctx, a, b, c):
+            def codegen(context, builder, signature, args):
+                counts = (4, 2, 4)
+                flat = [builder.extract_value(args[k], i) for k, n in enumerate(counts) for i in range(n)]
+                function = ir.FunctionType(ir.LiteralStructType([_F32] * 4), [_I32] * 6 + [_F32] * 4)
+                result = builder.call(ir.InlineAsm(function, text, constraints, side_effect=False), flat)
+                return cgutils.pack_array(builder, [builder.extract_value(result, i) for i in range(4)])
+
+            return _FLOATS(_WORDS, types.UniTuple(types.uint32, 2), _FLOATS), codegen
+
+        return mma
+
+    mma_tf32 = _mma("m16n8k8", "tf32")
+    mma_bf16, mma_f16 = _mma("m16n8k16", "bf16"), _mma("m16n8k16", "f16")
+
+    def _unary(result, argument, emit):
+        @intrinsic
+        def unary(typingctx, value):
+            def codegen(context, builder, signature, args):
+                return emit(builder, context.cast(builder, args[0], signature.args[0], argument))
+
+            return result(argument), codegen
+
+        return unary
+
+    def _assembly(text, constraints, result, argument):
+        kind = ir.FunctionType(result, [argument])
+        return lambda builder, value: builder.call(ir.InlineAsm(kind, text, constraints), [value])
+
+    bits_of = _unary(types.uint32, types.float32, lambda builder, value: builder.bitcast(value, _I32))
+    float_of = _unary(types.float32, types.uint32, lambda builder, value: builder.bitcast(value, _F32))
+    round_tf32 = _unary(types.uint32, types.float32, _assembly("cvt.rna.tf32.f32 $0, $1;", "=r,f", _I32, _F32))
+    half_to_float = _unary(
+        types.float32, types.uint16, lambda builder, value: builder.fpext(builder.bitcast(value, _F16), _F32)
+    )
+    float_to_half = _unary(
+        types.uint16, types.float32, lambda builder, value: builder.bitcast(builder.fptrunc(value, _F16), _I16)
+    )
+    bfloat_to_float = _unary(
+        types.float32,
+        types.uint16,
+        lambda builder, value: builder.bitcast(builder.shl(builder.zext(value, _I32), _I32(16)), _F32),
+    )
+    float_to_bfloat = _unary(types.uint16, types.float32, _assembly("cvt.rn.bf16.f32 $0, $1;", "=h,f", _I16, _F32))
+    # A value that the compiler takes for a new one: what is computed from it is not kept in registers from before.
+    fresh = _unary(
+        types.int32,
+        types.int32,
+        lambda builder, value: builder.call(
+            ir.InlineAsm(ir.FunctionType(_I32, [_I32]), "mov.b32 $0, $1;", "=r,r", side_effect=True), [value]
+        ),
+    )
