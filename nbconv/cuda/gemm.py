@@ -91,10 +91,10 @@ def product(x, weight, bias, residual, y, table, shared, walk, sums, m_tile, n_t
     place = uint32(start)
     if int32(first_column + right_column) >= table[T.COLUMNS] or right_row >= DEPTH:
         place = uint32(BEYOND)
-    right_rows = int32(threads // chunks)  # that the block copies at a time
-    copies = max(1, DEPTH // right_rows)
+    right_rows = min(DEPTH, threads // (n_tile >> 2))  # that the block copies at a time
+    copies = DEPTH // right_rows
     to_right = int32(left_size + 4 * thread)
-    copies_right = right_rows <= DEPTH or right_row < DEPTH
+    copies_right = threads <= DEPTH * (n_tile >> 2) or right_row < DEPTH
 
     # This thread's part of the tile; a warp's lanes go two rows, eight columns, two rows.
     for i in range(8):

@@ -1,4 +1,4 @@
-"""Which tile a product takes: sizes, rates and limits as data, and the choice between them. Plain integers, no device."""
+"""Which tile a product takes: sizes, rates and limits as data, and the choice between them, in plain integers."""
 
 from __future__ import annotations
 

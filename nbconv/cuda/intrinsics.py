@@ -149,7 +149,7 @@ else:
     load_int = _vector_load(_I32, 1, 4)
 
     @intrinsic
-    def store_int(typingctx, array, base, offset, value):
+    def store_int(typingctx, array, base, offset, value):  # noqa: D103 (its twin says it)
         if not _is_flat(array):
             return None
 

@@ -89,15 +89,15 @@ def copy4(shared, to, array, start, valid):
 
 
 def copy_commit():
-    """Copies are done when they are made."""
+    """Do nothing: copies are done when they are made."""
 
 
 def copy_wait0():
-    """Copies are done when they are made."""
+    """Do nothing: copies are done when they are made."""
 
 
 def copy_wait1():
-    """Copies are done when they are made."""
+    """Do nothing: copies are done when they are made."""
 
 
 class _Warp:
