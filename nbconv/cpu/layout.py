@@ -64,12 +64,15 @@ def channels_of(spec: ConvSpec, weight_shape: tuple[int, ...]) -> tuple[int, int
 
 
 @lru_cache(maxsize=1024)
-def packed_layout(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype) -> Packed:
-    """Lay out packed weights of the compute type `dtype`; independent of the shape of x."""
+def packed_layout(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype, finite: bool = True) -> Packed:
+    """Lay out packed weights of the compute type `dtype`; independent of the shape of x.
+
+    Weights that are not all `finite` lie for tiles that can leave taps out of any row.
+    """
     c_group, o_group = channels_of(spec, weight_shape)
     phases_w, phases = _phases(spec, weight_shape, merging=spec.groups == 1)
     width = lanes(dtype)
-    kind = _choose_kind(spec, weight_shape, dtype, max(merged for merged, _ in phases))
+    kind = _choose_kind(spec, weight_shape, dtype, max(merged for merged, _ in phases), finite)
     starts, all_columns, at = [], [], 0
     for merged, taps in phases:
         terms = len(taps) * c_group
@@ -93,8 +96,10 @@ def packed_layout(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype
     return Packed(kind, phases_w, merges, taps_of_phases, tuple(all_columns), tuple(starts), at)
 
 
-def _choose_kind(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype, merged: int) -> int:
+def _choose_kind(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype, merged: int, finite: bool) -> int:
     c_group, o_group = channels_of(spec, weight_shape)
+    if spec.transposed and not finite:
+        return DEPTHWISE if spec.groups > 1 and c_group == o_group == 1 else DENSE
     if spec.groups > 1:
         # Tiles span groups where each reads one channel of x and has too few outputs to fill a vector.
         if c_group == 1 and o_group < lanes(dtype):

@@ -6,7 +6,8 @@ how work is cut into jobs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..geometry import PADDING_MODES, UNIT_PHASE, Axis, Geometry, Phase, axis_phases, merge_phases
-from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, tile_kernel
+from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, Slide, sliding_kernel, tile_kernel
 from ..runtime.target import lanes
 from . import tables as T
 from .layout import InPlace, Layout, Packed
-from .strips import tile_rows
-from .tiles import COPY_CYCLES, blocking, max_dot_rows, max_grouped_rows, max_rows
+from .strips import EDGE, PART, ROWS, STRIP_FIELDS, cut_line
+from .tiles import COPY_CYCLES, blocking, can_slide, max_dot_rows, max_grouped_rows, max_rows, max_sliding_rows
 
 __all__ = ["Memory", "Plan", "make_plan", "plan_windows"]
 
@@ -28,10 +29,14 @@ __all__ = ["Memory", "Plan", "make_plan", "plan_windows"]
 class Plan:
     """Everything of a convolution but the arrays."""
 
-    tables: tuple[np.ndarray, ...]
-    """As `loops.convolve` takes them: call, phases, chunks, columns, kernels, segments of x, segments of weights."""
+    table: np.ndarray
+    """The call's row and all others, as `tables` names them."""
     jobs: int
     flops: int
+    work_size: int
+    """Numbers of scratch for each worker."""
+    notes_size: int
+    """Integers of scratch for each worker."""
     merged: int
     """Copies of the bias that the widest phase needs side by side."""
 
@@ -91,7 +96,7 @@ def _phase_row(phase_h: Phase, phase_w: Phase, memory: Memory) -> list[int]:
     row[T.STRIDE_H], row[T.STRIDE_W] = h.stride, w.stride
     row[T.DILATION_H], row[T.DILATION_W] = h.dilation, w.dilation
     row[T.LO_H], row[T.LO_W] = h.lo, w.lo
-    row[T.TAPS_W] = max(1, w.taps)
+    row[T.TAPS_H], row[T.TAPS_W] = h.taps, max(1, w.taps)
     _, step_h, step_w, _ = memory.y_steps
     row[T.Y_OFFSET] = phase_h.out_start * step_h + phase_w.out_start * step_w
     row[T.Y_STEP_H], row[T.Y_STEP_W] = phase_h.out_step * step_h, phase_w.out_step * step_w
@@ -119,35 +124,69 @@ def _first_columns(columns: tuple[tuple[int, ...], ...], count: int, lanes: int)
             yield tuple(fields)
 
 
+class _Table:
+    """The rows behind the call's and the phases', which `start` at some place of the plan."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.numbers: list[int] = []
+
+    def add(self, *rows: Sequence[int]) -> tuple[int, int]:
+        """Append rows; give where they begin and end."""
+        begin = self.start + len(self.numbers)
+        self.numbers += itertools.chain(*rows)
+        return begin, self.start + len(self.numbers)
+
+
 class _Builder:
     def __init__(
         self, geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool
     ) -> None:
-        self.skip = geometry.spec.transposed and not finite
         self.geometry, self.memory, self.layout, self.workers = geometry, memory, layout, workers
         self.blocking, self.lanes = blocking(memory.compute), lanes(memory.compute)
         self.depthwise = bool(layout.kind & DEPTHWISE)
         self.group_channels = geometry.c_in // geometry.groups
         self.repeat = geometry.c_out // geometry.c_in if self.depthwise else 1
         self.channels = geometry.c_out if self.depthwise else geometry.c_in
-        self.widest = widest = max((column[T.VECTORS] for columns in layout.columns for column in columns), default=1)
-        if layout.kind in (DENSE, DEPTHWISE):
-            self.rows = max_rows(widest, self.depthwise)
-        else:
-            self.rows = max_dot_rows(widest) if layout.kind == DOT else max_grouped_rows(widest)
+        self.widest = max((column[T.VECTORS] for columns in layout.columns for column in columns), default=1)
         self.h, self.w = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
         self.phases = list(self._list_phases())
-        # A half-precision row is widened in a panel; depthwise and dot tiles load vectors of channels.
-        in_place = memory.half == T.NOT_HALF and self.repeat == 1
-        if layout.kind != DENSE and memory.x_steps[3] != 1:
-            in_place = False
-        lines_are_short = self.w.out < self.rows * (self.w.stride if geometry.spec.transposed else 1)
-        self.panels_only = algorithm == "im2col" or (algorithm == "auto" and lines_are_short and not self.depthwise)
-        self.in_place = in_place and not self.panels_only
-        self.whole_tiles = layout.kind == DENSE and self._rim_grows()
+        full_rows = self._full_rows()
+        self.open, self.in_place, self.panels_only = self._choose_reading(algorithm, finite, full_rows)
+        self.slides = layout.kind == DEPTHWISE and self.in_place and can_slide(self.w.taps)
+        self.rows = max_sliding_rows() if self.slides and self.open == T.ALL_OPEN else full_rows
+        self.whole_tiles = layout.kind == DENSE and self.open != T.ALL_OPEN and self._rim_grows()
         self.panel_channels = self.held_columns = 1
         _, _, step_w, step_c = memory.y_steps
         self.scratch = memory.half != T.NOT_HALF or step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
+
+    def _has_one_chunk(self) -> bool:
+        return self.h.taps * self.w.taps * self.group_channels <= self.blocking.reduction
+
+    def _full_rows(self) -> int:
+        kind = self.layout.kind
+        if kind == DOT:
+            return max_dot_rows(self.widest)
+        return max_rows(self.widest, self.depthwise) if kind in (DENSE, DEPTHWISE) else max_grouped_rows(self.widest)
+
+    def _choose_reading(self, algorithm: str, finite: bool, full_rows: int) -> tuple[int, bool, bool]:
+        """Choose which taps without data are left out, whether x is read in place, and if not by choice."""
+        geometry, layout = self.geometry, self.layout
+        transposed = geometry.spec.transposed
+        if transposed and not finite:
+            # It has no padding: an infinite weight must not meet a zero that only fills a panel.
+            return T.ALL_OPEN, True, False
+        lines_are_short = self.w.out < full_rows * (self.w.stride if transposed else 1)
+        panels_only = algorithm == "im2col" or (algorithm == "auto" and lines_are_short and not self.depthwise)
+        # A half-precision row is widened in a panel; depthwise and dot tiles load vectors of channels.
+        in_place = not panels_only and self.memory.half == T.NOT_HALF and self.repeat == 1
+        if layout.kind != DENSE and self.memory.x_steps[3] != 1:
+            in_place = False
+        # Padded zeros take part in a convolution: they may be left out where all weights are finite.
+        is_open = in_place and geometry.spec.padding_mode == "zeros" and finite
+        if is_open and layout.kind == DEPTHWISE and self._has_one_chunk():
+            return T.ALL_OPEN, in_place, panels_only
+        return (T.LINES_OPEN if is_open and geometry.spec.ndim == 2 else T.CLOSED), in_place, panels_only
 
     def _rim_grows(self) -> bool:
         """Weigh the copies that gather a tile's worth of rim against a tile of fewer rows, in cycles for each row."""
@@ -184,54 +223,49 @@ class _Builder:
                     )
 
     def build(self) -> Plan:
-        geometry = self.geometry
-        tile_sizes: set[int] = {1} if self.skip else set()
-        phase_rows = []
-        max_positions = 1
+        call = self._start_call()
+        rows, most_positions = [], 1
         for phase in self.phases:
             row = _phase_row(phase.h, phase.w, self.memory)
             if self.in_place:
                 row[T.H_FIRST], row[T.H_END] = phase.h.axis.interior
                 row[T.W_FIRST], row[T.W_END] = phase.w.axis.interior
-            blocks, positions = self._blocks(row, phase, tile_sizes)
-            row[T.JOB_END] = blocks
-            max_positions = max(max_positions, positions)
-            phase_rows.append(row)
-        column_blocks = self._column_blocks(sum(row[T.JOB_END] for row in phase_rows))
-        chunks: list[list[int]] = []
-        columns: list[tuple[int, ...]] = []
+            most_positions = max(most_positions, self._cut_blocks(row, phase))
+            rows.append(row)
+        call[T.COLUMN_BLOCKS] = self._column_blocks(sum(row[T.JOB_END] for row in rows))
+        call[T.PHASES] = T.CALL_FIELDS
+        table = _Table(T.CALL_FIELDS + len(rows) * T.PHASE_FIELDS)
         x_segments: list[int] = []
         w_segments: list[list[int]] = [[] for _ in range(self.widest + 1)]
-        panel_terms, job_end = 1, 0
-        for row, phase in zip(phase_rows, self.phases, strict=True):
-            job_end += row[T.JOB_END] * column_blocks
-            row[T.JOB_END] = job_end
+        panel_terms, jobs, slides = 1, 0, []
+        for row, phase in zip(rows, self.phases, strict=True):
+            jobs += row[T.JOB_END] * call[T.COLUMN_BLOCKS]
+            row[T.JOB_END] = jobs
             row[T.SEGMENT] = len(x_segments)
             self._segments(row, phase, x_segments, w_segments)
-            row[T.CHUNK] = len(chunks)
-            taps = phase.h.axis.taps * phase.w.axis.taps if geometry.c_in else 0
+            chunks: list[list[int]] = []
+            taps = phase.h.axis.taps * phase.w.axis.taps if self.geometry.c_in else 0
             panel_terms = max(panel_terms, self._chunks(taps, row[T.SEGMENT_TAPS], chunks))
-            row[T.CHUNK_END] = len(chunks)
-            row[T.COLUMN] = len(columns)
-            columns += phase.columns
-            row[T.COLUMN_END] = len(columns)
-        call = self._fill_call(panel_terms, max_positions, len(x_segments))
-        call[T.CALL_JOBS], call[T.COLUMN_BLOCKS] = job_end, column_blocks
+            row[T.CHUNK], row[T.CHUNK_END] = table.add(*chunks)
+            row[T.COLUMN], row[T.COLUMN_END] = table.add(*phase.columns)
+            slides.append(self._slide(phase.w.axis, chunks))
+        call[T.X_SEGMENTS], call[T.SEGMENTS] = table.add(x_segments or [0])[0], max(1, len(x_segments))
+        call[T.W_SEGMENTS], _ = table.add(*(row or [0] for row in w_segments))
+        self._size_scratch(call, panel_terms, most_positions)
+        for row, slide in zip(rows, slides, strict=True):
+            self._add_strips(call, row, slide, table)
         outputs_times_taps = sum(
             p.h.axis.taps * p.w.axis.taps * p.h.axis.out * p.w.axis.out * sum(c[T.COLUMNS] for c in p.columns)
             for p in self.phases
         )
-        tables = (
-            np.array(call, np.int64),
-            np.array(phase_rows, np.int64).reshape(-1, T.PHASE_FIELDS),
-            np.array(chunks, np.int64).reshape(-1, T.CHUNK_FIELDS),
-            np.array(columns, np.int64).reshape(-1, T.COLUMN_FIELDS),
-            self._kernels(tile_sizes),
-            np.array(x_segments or [0], np.int64),
-            np.array([row or [0] for row in w_segments], np.int64),
+        return Plan(
+            np.array([*call, *itertools.chain(*rows), *table.numbers], np.int64),
+            jobs if any(phase.columns for phase in self.phases) else 0,
+            2 * self.geometry.n * self.group_channels * outputs_times_taps,
+            call[T.WORK_SIZE],
+            call[T.NOTES_SIZE],
+            max(self.layout.merged),
         )
-        flops = 2 * geometry.n * self.group_channels * outputs_times_taps
-        return Plan(tables, job_end if columns else 0, flops, max(self.layout.merged))
 
     def _segments(self, row: list[int], phase: _LaidPhase, x_segments: list[int], w_segments: list[list[int]]) -> None:
         """Cut a phase's taps into segments, each a run of terms that lie evenly in x and in the weights."""
@@ -239,7 +273,11 @@ class _Builder:
         taps_h, taps_w, dilation_w = phase.h.axis.taps, phase.w.axis.taps, phase.w.axis.dilation
         _, step_h, step_w, step_c = self.memory.x_steps
         fuse = 1
-        if not self.depthwise and self.geometry.groups == 1 and taps_h and taps_w > 1:
+        row[T.X_TERM] = step_c
+        if layout.kind == DEPTHWISE:
+            # Along a row of the kernel, tap follows tap as terms do elsewhere.
+            fuse, row[T.X_TERM] = max(1, taps_w), dilation_w * step_w
+        elif not self.depthwise and self.geometry.groups == 1 and taps_h and taps_w > 1:
             x_fuses = not self.in_place or (step_c == 1 and step_w == c and dilation_w == 1)
             w_fuses = isinstance(layout, Packed) or self._weights_fuse(layout, phase, taps_w)
             fuse = taps_w if x_fuses and w_fuses else 1
@@ -285,8 +323,10 @@ class _Builder:
                 for low, high in _even_cuts(c, pieces):
                     add(tap, tap + 1, low, high)
             return -(-c // pieces)
-        # All rows of a tile, with the channels of all of a job's groups, must fit in the panel.
-        most = max(1, min(limit // c, self.blocking.panel // (self.panel_channels * self.rows)))
+        most = max(1, limit // c)
+        if self.open != T.ALL_OPEN:
+            # All rows of a tile, with the channels of all of a job's groups, must fit in the panel.
+            most = max(1, min(most, self.blocking.panel // (self.panel_channels * self.rows)))
         if most >= taps:
             add(0, taps, 0, c)
             return taps * self.panel_channels
@@ -301,8 +341,8 @@ class _Builder:
             add(tap, tap_end, 0, c)
         return max(tap_end - tap for tap, tap_end in cuts) * self.panel_channels
 
-    def _blocks(self, row: list[int], phase: _LaidPhase, tile_sizes: set[int]) -> tuple[int, int]:
-        """Cut a phase's positions into lines and blocks; give the number of blocks and the most positions in one."""
+    def _cut_blocks(self, row: list[int], phase: _LaidPhase) -> int:
+        """Cut a phase's positions into lines and blocks; give the most positions in one."""
         n, h, w = self.geometry.n, phase.h.axis, phase.w.axis
         lines, length = n * h.out, w.out
         step_n = self.memory.y_steps[0]
@@ -315,21 +355,37 @@ class _Builder:
             share = -(-lines * length // (4 * self.workers))
             limit = max(self.rows, min(limit, _round_up(share, self.rows)))
         row[T.LINES], row[T.LINE_LENGTH] = lines, length
+        row[T.BLOCKS_PER_LINE] = row[T.LINES_PER_BLOCK] = row[T.BLOCK] = 1
         if lines * length == 0:
-            row[T.BLOCK], row[T.BLOCKS_PER_LINE], row[T.LINES_PER_BLOCK] = 1, 1, 1
-            return 0, 1
+            return 1
         if length > limit:
-            pieces = -(-length // limit)
-            block = _round_up(-(-length // pieces), self.rows)
-            pieces = -(-length // block)
-            row[T.BLOCK], row[T.BLOCKS_PER_LINE], row[T.LINES_PER_BLOCK] = block, pieces, 1
-            for start in range(0, length, block):
-                tile_sizes |= self._tile_rows(row, start, min(start + block, length))
-            return lines * pieces, block
-        per_block = max(1, limit // length)
-        row[T.BLOCK], row[T.BLOCKS_PER_LINE], row[T.LINES_PER_BLOCK] = length, 1, per_block
-        tile_sizes |= self._tile_rows(row, 0, length)
-        return -(-lines // per_block), per_block * length
+            row[T.BLOCK] = _round_up(-(-length // -(-length // limit)), self.rows)
+            row[T.BLOCKS_PER_LINE] = -(-length // row[T.BLOCK])
+            row[T.JOB_END] = lines * row[T.BLOCKS_PER_LINE]
+            return row[T.BLOCK]
+        row[T.BLOCK], row[T.LINES_PER_BLOCK] = length, max(1, limit // length)
+        row[T.JOB_END] = -(-lines // row[T.LINES_PER_BLOCK])
+        return row[T.LINES_PER_BLOCK] * length
+
+    def _add_strips(self, call: list[int], row: list[int], slide: Slide | None, table: _Table) -> None:
+        """Cut the blocks of a line into strips, and compile the tile kernels that these need."""
+        sizes: dict[bool, set[int]] = {False: set(), True: set()}
+        all_open = self.open != T.CLOSED or (row[T.H_FIRST] == 0 and row[T.H_END] == row[T.OUT_H])
+        for field, is_open in (T.CUTS, True), (T.CLOSED_CUTS, False):
+            known: dict[tuple[tuple[int, ...], ...], tuple[int, int]] = {}
+            places: list[int] = []
+            some = row[T.JOB_END] > 0 and not (all_open if not is_open else self.open == T.CLOSED and not self.in_place)
+            for start in range(0, row[T.LINE_LENGTH] if some else 0, row[T.BLOCK]):
+                stop = min(start + row[T.BLOCK], row[T.LINE_LENGTH])
+                strips = tuple(map(tuple, cut_line(start, stop, is_open, call, row)))
+                if strips not in known:
+                    known[strips] = table.add(*strips)
+                    for strip in strips:
+                        sizes[bool(strip[PART] & EDGE)].add(strip[ROWS])
+                places += known[strips]
+            row[field], _ = table.add(places)
+        row[T.KERNELS], _ = table.add(self._kernels(slide, sizes[False]))
+        row[T.EDGE_KERNELS], _ = table.add(self._kernels(None, sizes[True]))
 
     def _block_limit(self, w: Axis) -> int:
         span = self.blocking.rows_span // max(1, w.stride * self.channels)
@@ -355,34 +411,47 @@ class _Builder:
                     self.held_columns = max(self.held_columns, held)
         return blocks
 
-    def _fill_call(self, panel_terms: int, max_positions: int, segments: int) -> list[int]:
+    def _start_call(self) -> list[int]:
         call, memory = _call_row(self.geometry, self.memory), self.memory
-        call[T.SKIP] = int(self.skip)
-        call[T.DEPTHWISE], call[T.REPEAT] = int(self.depthwise), self.repeat
+        call[T.OPEN], call[T.REPEAT] = self.open, self.repeat
+        # Sums that are held over several chunks must not be added to twice.
+        call[T.OVERLAP] = int(self.slides and self.open == T.ALL_OPEN and self._has_one_chunk())
         call[T.GROUP_CHANNELS] = self.group_channels
         call[T.ROWS] = self.rows
-        panel_rows = max(self.rows, min(self.blocking.panel // panel_terms, max_positions))
-        call[T.PANEL_ROWS], call[T.PANEL_SIZE] = panel_rows, panel_rows * panel_terms
-        call[T.SCRATCH] = int(self.scratch)
-        scratch_rows = max(self.rows, min(self.blocking.panel // self.held_columns, max_positions))
-        call[T.SCRATCH_ROWS] = scratch_rows if self.scratch else max_positions
-        call[T.SCRATCH_SIZE] = scratch_rows * self.held_columns if self.scratch else 1
-        call[T.MAX_STRIPS] = max_positions
         call[T.WHOLE_TILES] = int(self.whole_tiles)
-        call[T.MAX_SEGMENTS] = max(1, segments)
+        call[T.PANEL_TERM] = int(self.layout.kind != DEPTHWISE)
+        call[T.SCRATCH] = int(self.scratch)
+        call[T.KERNEL_ROW] = self.rows + 1
         call[T.Y_STEP_N], _, call[T.Y_STEP_POSITION], call[T.Y_STEP_C] = memory.y_steps
         call[T.OUT_CHANNELS] = self.geometry.c_out
         return call
 
-    def _tile_rows(self, row: list[int], start: int, stop: int) -> set[int]:
-        sizes = tile_rows(start, stop, row[T.W_FIRST], row[T.W_END], self.rows, self.whole_tiles)
-        # A strip that the panel or the scratch cuts short is full tiles still.
-        return sizes if self.in_place else {min(stop - start, self.rows), (stop - start) % self.rows} - {0}
+    def _size_scratch(self, call: list[int], panel_terms: int, max_positions: int) -> None:
+        """Bound what a worker holds at once: rows of the panel, rows of sums, strips."""
+        panel_rows = max(self.rows, min(self.blocking.panel // panel_terms, max_positions))
+        call[T.PANEL_ROWS] = panel_rows
+        call[T.PANEL_SIZE] = panel_rows * panel_terms if self.open != T.ALL_OPEN else 0
+        scratch_rows = max(self.rows, min(self.blocking.panel // self.held_columns, max_positions))
+        call[T.SCRATCH_ROWS] = scratch_rows if self.scratch else max_positions
+        call[T.WORK_SIZE] = call[T.PANEL_SIZE] + (scratch_rows * self.held_columns if self.scratch else 0)
+        # Where taps are left out of unfused rows of the kernel, a position has a strip for each of those.
+        parts = max((p.h.axis.taps for p in self.phases), default=1) if self.open == T.ALL_OPEN else 1
+        strips = max_positions * max(1, parts)
+        call[T.PANEL_SEGMENTS] = strips * STRIP_FIELDS
+        call[T.NOTES_SIZE] = call[T.PANEL_SEGMENTS] + call[T.SEGMENTS]
 
-    def _kernels(self, tile_sizes: set[int]) -> np.ndarray:
-        """Compile the tile kernels that lines are cut into."""
+    def _slide(self, w: Axis, chunks: list[list[int]]) -> Slide | None:
+        """Give the window that depthwise tiles of a phase slide, if they do: over whole rows of the kernel."""
+        whole = all(chunk[T.CHUNK_RUN] == w.taps for chunk in chunks)
+        return Slide(w.taps, w.stride, w.dilation) if self.slides and can_slide(w.taps) and whole else None
+
+    def _kernels(self, slide: Slide | None, tile_sizes: set[int]) -> list[int]:
+        """Compile the tile kernels of these numbers of rows, for all widths of columns; list their addresses."""
         kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
-        for rows in tile_sizes:
-            for vectors in {column[T.KERNEL_VECTORS] for phase in self.phases for column in phase.columns}:
+        widths = {column[T.KERNEL_VECTORS] for phase in self.phases for column in phase.columns}
+        for rows, vectors in itertools.product(tile_sizes, widths):
+            if slide is None:
                 kernels[vectors, rows] = tile_kernel(self.memory.compute, self.layout.kind, rows, vectors)
-        return kernels
+            else:
+                kernels[vectors, rows] = sliding_kernel(self.memory.compute, slide, rows, vectors)
+        return list(map(int, kernels.ravel()))

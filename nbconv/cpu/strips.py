@@ -1,31 +1,132 @@
-"""How a line of output positions is cut: what the loops do, and what the planner must know of it."""
+"""Strips: how a line of output positions is cut into runs of tiles, by the planner, and listed, by the loops."""
 
 from __future__ import annotations
 
-from ..runtime.jit import helper
+from collections.abc import Iterator
 
-__all__ = ["cut_line", "tile_rows"]
+from ..runtime.jit import helper
+from ..runtime.memory import copy_run
+from . import tables as T
+
+__all__ = [
+    "EDGE", "FIRST", "GATHERED", "LAST", "PANEL", "PART", "POSITION", "ROWS", "SEGMENT", "SEGMENT_END", "STRIP_FIELDS",
+    "SUMS", "TERM", "TERM_END", "TILES", "X", "Y", "cut_line", "list_strips", "take_group",
+]  # fmt: skip
+
+# Fields of a strip: a run of tiles of the same number of rows that lie evenly in x, or in the panel. The planner gives
+# those up to POSITION, which is counted from the start of a block there; its segments are those of a whole line.
+ROWS, TILES, PART, TERM, TERM_END, SEGMENT, SEGMENT_END, POSITION, X, Y, PANEL, SUMS, STRIP_FIELDS = range(13)
+_PLANNED = X
+# In PART: first and last strip of these outputs; read from the panel; from there, or without all taps of a row.
+FIRST, LAST, GATHERED, EDGE = 1, 2, 4, 8
+_ALL_TERMS = (1 << 63) - 1
+
+Strip = list[int]
+
+
+def cut_line(start: int, stop: int, is_open: bool, call: list[int], row: list[int]) -> Iterator[Strip]:
+    """Cut positions `[start, stop)` of a line of the phase `row`; one that is not `is_open` is gathered throughout."""
+    rows = call[T.ROWS]
+    first = end = stop
+    if is_open:
+        first = min(max(start, row[T.W_FIRST]), stop)
+        end = min(max(first, row[T.W_END]), stop)
+        if call[T.WHOLE_TILES]:
+            # The gathered rims grow to full tiles: one of few rows would cost more than copies.
+            first = min(stop, start + (first - start + rows - 1) // rows * rows)
+            end = max(first, stop - (stop - end + rows - 1) // rows * rows)
+    segments = row[T.TAPS_H] * (row[T.TAPS_W] // row[T.SEGMENT_TAPS])
+
+    def run(low: int, high: int, most: int, part: int) -> Iterator[Strip]:
+        while low < high:
+            if call[T.OVERLAP] and high - low < rows <= high - first and not part & EDGE:
+                low = high - rows
+            n = min(high - low, rows)
+            tiles = max(1, min(high - low, most) // n)
+            yield [n, tiles, part, 0, _ALL_TERMS, 0, segments, low - start]
+            low += n * tiles
+
+    for low, high in (start, first), (end, stop):
+        if call[T.OPEN] == T.ALL_OPEN:
+            for place in range(low, high):
+                yield from _edge(place, place - start, call, row)
+        else:
+            yield from run(low, high, min(call[T.SCRATCH_ROWS], call[T.PANEL_ROWS]), FIRST | LAST | GATHERED | EDGE)
+        if low == start:
+            yield from run(first, end, call[T.SCRATCH_ROWS], FIRST | LAST)
+
+
+def _edge(place: int, position: int, call: list[int], row: list[int]) -> Iterator[Strip]:
+    """List the strips of one position: a run of taps of each row of the kernel, those that meet data."""
+    left = place * row[T.STRIDE_W] - row[T.LO_W]
+    tap, tap_end = _real_taps(left, row[T.DILATION_W], row[T.TAPS_W], call[T.X_W])
+    per_row, c = row[T.TAPS_W] // row[T.SEGMENT_TAPS], call[T.GROUP_CHANNELS]
+    if per_row == 1:
+        yield [1, 1, FIRST | LAST | EDGE, tap * c, tap_end * c, 0, row[T.TAPS_H], position]
+        return
+    last = max(0, row[T.TAPS_H] - 1)
+    for h in range(last + 1):
+        part = EDGE | (FIRST if h == 0 else 0) | (LAST if h == last else 0)
+        yield [1, 1, part, 0, _ALL_TERMS, h * per_row + tap, h * per_row + tap_end, position]
+
+
+def _real_taps(place: int, dilation: int, taps: int, size: int) -> tuple[int, int]:
+    """Give the range of the taps at `place + tap * dilation` that meet data, `[0, size)`."""
+    first = min(max(0, -(place // dilation)), taps)
+    return first, max(first, min(taps, (size - place + dilation - 1) // dilation))
+
+
+_real_taps_compiled = helper(_real_taps)
 
 
 @helper
-def cut_line(start, stop, first, end, rows, whole_tiles):
-    """Give the part of `[start, stop)` that is read in place, of which `[first, end)` could be.
+def list_strips(notes, x_start, y_start, block, plan, phase):
+    """List the strips of one block of positions at the start of `notes`; give where they end."""
+    line, part = divmod(block, plan[phase + T.BLOCKS_PER_LINE])
+    line *= plan[phase + T.LINES_PER_BLOCK]
+    per_row = plan[phase + T.TAPS_W] // plan[phase + T.SEGMENT_TAPS]
+    at = 0
+    for here in range(line, min(line + plan[phase + T.LINES_PER_BLOCK], plan[phase + T.LINES])):
+        sample, out_h = divmod(here, plan[phase + T.OUT_H])
+        top = out_h * plan[phase + T.STRIDE_H] - plan[phase + T.LO_H]
+        x_line = (
+            x_start + sample * plan[T.X_STEP_N] + top * plan[T.X_STEP_H] - plan[phase + T.LO_W] * plan[T.X_STEP_W]
+        )
+        y_line = y_start + plan[phase + T.Y_OFFSET] + sample * plan[T.Y_STEP_N] + out_h * plan[phase + T.Y_STEP_H]
+        cut = plan[phase + T.CUTS] + 2 * part
+        tap, tap_end = 0, plan[phase + T.TAPS_H]
+        if plan[T.OPEN] != T.CLOSED:
+            tap, tap_end = _real_taps_compiled(top, plan[phase + T.DILATION_H], tap_end, plan[T.X_H])
+        elif out_h < plan[phase + T.H_FIRST] or out_h >= plan[phase + T.H_END]:
+            cut = plan[phase + T.CLOSED_CUTS] + 2 * part
+        for strip in range(plan[cut], plan[cut + 1], _PLANNED):
+            copy_run(notes, at, plan, strip, _PLANNED)
+            # Rows of the kernel that meet no data are left out.
+            notes[at + SEGMENT] = max(notes[at + SEGMENT], tap * per_row)
+            notes[at + SEGMENT_END] = min(notes[at + SEGMENT_END], tap_end * per_row)
+            position = notes[at + POSITION] + part * plan[phase + T.BLOCK]
+            notes[at + X] = x_line + position * plan[phase + T.STRIDE_W] * plan[T.X_STEP_W]
+            notes[at + Y] = y_line + position * plan[phase + T.Y_STEP_W]
+            notes[at + POSITION] = position + here * plan[phase + T.LINE_LENGTH]
+            at += STRIP_FIELDS
+    return at
 
-    With `whole_tiles` the gathered rims grow to full tiles of `rows`: a tile of few rows would cost more than copies.
-    """
-    first = min(max(start, first), stop)
-    end = min(max(first, end), stop)
-    if whole_tiles:
-        first = min(stop, start + (first - start + rows - 1) // rows * rows)
-        end = max(first, stop - (stop - end + rows - 1) // rows * rows)
-    return first, end
 
-
-def tile_rows(start: int, stop: int, first: int, end: int, rows: int, whole_tiles: bool) -> set[int]:
-    """List the numbers of rows of the tiles that `[start, stop)` is cut into, read in place or gathered throughout."""
-    cut = getattr(cut_line, "py_func", cut_line)
-    first, end = cut(start, stop, first, end, rows, whole_tiles)
-    found: set[int] = set()
-    for length in (first - start, end - first, stop - end, stop - start):
-        found |= {min(length, rows), length % rows} if length else set()
-    return found - {0}
+@helper
+def take_group(notes, strip, end, plan):
+    """Find where the strips end that the panel and the scratch can serve at once, and give them their places."""
+    gathered, held, place = 0, 0, 0
+    while strip < end:
+        # A further strip of the same outputs shares their place.
+        rows = notes[strip + ROWS] * notes[strip + TILES] if notes[strip + PART] & FIRST else 0
+        needs = rows if notes[strip + PART] & GATHERED else 0
+        if gathered + needs > plan[T.PANEL_ROWS] or held + rows > plan[T.SCRATCH_ROWS]:
+            break
+        if rows:
+            place = held
+        notes[strip + PANEL] = gathered
+        notes[strip + SUMS] = place
+        gathered += needs
+        held += rows
+        strip += STRIP_FIELDS
+    return strip

@@ -1,6 +1,7 @@
-"""The integers that the planner hands to the loops: one name for each column of each table.
+"""The integers that the planner hands to the loops: one name for each field of each kind of row.
 
-Tables are int64 arrays: one argument each and no specialisation. Offsets and strides count numbers, not bytes.
+A plan is one flat int64 array, one argument and no specialisation: the call's row at its start, and behind it the rows
+that the call and the phases point to. Offsets and strides count numbers, not bytes.
 """
 
 from __future__ import annotations
@@ -9,25 +10,28 @@ import itertools
 
 _next = itertools.count().__next__
 
-# The call: one row.
-CALL_JOBS = _next()  # jobs of all phases
+# The call: one row, at 0.
 COLUMN_BLOCKS = _next()  # a job is one block of positions and one block of columns
-SKIP = _next()  # 1: taps that meet no data are left out, not multiplied by zero
-DEPTHWISE = _next()  # 1: column o reads channel o of x (after `repeat`) only
+OPEN = _next()  # CLOSED, LINES or ALL: which taps that meet no data are left out
+OVERLAP = _next()  # 1: the last tile of a line is a full one, over outputs that the one before it wrote too
 HALF = _next()  # storage of x and y: NOT_HALF, FLOAT16, BFLOAT16
 PADDING_MODE = _next()  # index in geometry.PADDING_MODES
 REPEAT = _next()  # output channels for each input channel, depthwise
 GROUP_CHANNELS = _next()  # channels of x in the reduction of one output
 ROWS = _next()  # rows of a full tile
 PANEL_ROWS, PANEL_SIZE = _next(), _next()
-SCRATCH, SCRATCH_ROWS, SCRATCH_SIZE = _next(), _next(), _next()  # 1: sums are held apart and converted at the end
-MAX_STRIPS = _next()
+PANEL_TERM = _next()  # from one term to the next in a panel's row, or 0: as many as the row has channels
+SCRATCH, SCRATCH_ROWS = _next(), _next()  # 1: sums are held apart, behind the panel, and converted at the end
+WORK_SIZE, NOTES_SIZE = _next(), _next()  # of each worker: numbers; strips and, from PANEL_SEGMENTS on, segments
+PANEL_SEGMENTS = _next()
 WHOLE_TILES = _next()  # 1: gathered rims are full tiles
-MAX_SEGMENTS = _next()
 X_H, X_W = _next(), _next()  # sizes
 X_STEP_N, X_STEP_H, X_STEP_W, X_STEP_C = _next(), _next(), _next(), _next()
 Y_STEP_N, Y_STEP_POSITION, Y_STEP_C = _next(), _next(), _next()
 OUT_CHANNELS = _next()  # a merged phase has a multiple of them, position after position
+PHASES = _next()  # where rows of phases begin
+KERNEL_ROW = _next()  # a kernel's address stands at KERNELS + vectors * KERNEL_ROW + rows
+X_SEGMENTS, W_SEGMENTS, SEGMENTS = _next(), _next(), _next()  # W_SEGMENTS + vectors * SEGMENTS + segment
 CALL_FIELDS = _next()
 
 _next = itertools.count().__next__
@@ -36,16 +40,19 @@ _next = itertools.count().__next__
 JOB_END = _next()  # the phase's jobs end before this one
 LINES, LINE_LENGTH = _next(), _next()
 BLOCK, BLOCKS_PER_LINE = _next(), _next()  # a long line is cut into blocks of positions
-LINES_PER_BLOCK = _next()  # several short lines make one
+LINES_PER_BLOCK = _next()  # several short lines make one; else 1
+CUTS, CLOSED_CUTS = _next(), _next()  # where, for each block of a line, its strips begin and end; if it is gathered
 OUT_H, OUT_W = _next(), _next()
 H_FIRST, H_END, W_FIRST, W_END = _next(), _next(), _next(), _next()  # positions whose rows are read in place
 STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, LO_H, LO_W = (_next() for _ in range(6))
-TAPS_W = _next()
-SEGMENT = _next()  # first column in the tables of segments
-SEGMENT_TAPS = _next()  # taps that one segment fuses
-CHUNK, CHUNK_END = _next(), _next()
+TAPS_H, TAPS_W = _next(), _next()
+SEGMENT = _next()  # its first one in the tables of segments
+SEGMENT_TAPS = _next()  # taps that one segment fuses: one, or a row of the kernel
+X_TERM = _next()  # from one term of a segment to the next, in x
+CHUNK, CHUNK_END = _next(), _next()  # where its rows of chunks stand
 WEIGHT_START = _next()
-COLUMN, COLUMN_END = _next(), _next()  # its tiles of columns
+COLUMN, COLUMN_END = _next(), _next()  # where its rows of columns stand
+KERNELS, EDGE_KERNELS = _next(), _next()  # tiles that read x in place; others
 Y_OFFSET, Y_STEP_H, Y_STEP_W = _next(), _next(), _next()
 PHASE_FIELDS = _next()
 
@@ -73,3 +80,4 @@ OUT_CHANNEL = _next()
 COLUMN_FIELDS = _next()
 
 NOT_HALF, FLOAT16, BFLOAT16 = range(3)
+CLOSED, LINES_OPEN, ALL_OPEN = range(3)

@@ -18,6 +18,7 @@ __all__ = [
     "COPY_CYCLES",
     "Blocking",
     "blocking",
+    "can_slide",
     "full_tiles",
     "is_small_group",
     "max_dot_columns",
@@ -25,6 +26,7 @@ __all__ = [
     "max_grouped_rows",
     "max_grouped_vectors",
     "max_rows",
+    "max_sliding_rows",
     "max_vectors",
     "split_columns",
 ]
@@ -39,6 +41,9 @@ _GROUPED_ROWS = {32: {1: 12, 2: 6}, 16: {1: 5, 2: 3}}
 _GROUPS_IN_VECTOR = 4
 # Depthwise tiles load one vector for each multiply-add, whatever their shape; these keep the weights in registers.
 _DEPTHWISE_ROWS = {32: {1: 14, 2: 12, 3: 8, 4: 6}, 16: {1: 8, 2: 4, 3: 3}}
+# Depthwise tiles that slide along a row hold one vector of each sum, and the window's weights as far as they go.
+_SLIDING_ROWS = {32: 14, 16: 8}
+_LONGEST_SLIDE = 32  # taps: the code is written out for each tap of each row
 
 
 class Blocking(NamedTuple):
@@ -62,6 +67,16 @@ def max_vectors() -> int:
 def max_rows(vectors: int, depthwise: bool) -> int:
     """Give the rows of a full tile of that width."""
     return (_DEPTHWISE_ROWS if depthwise else _DENSE_ROWS)[host_target().registers][vectors]
+
+
+def max_sliding_rows() -> int:
+    """Give the rows of a full tile that slides along a row of x."""
+    return _SLIDING_ROWS[host_target().registers]
+
+
+def can_slide(taps: int) -> bool:
+    """Say whether a window is short enough for a tile that slides."""
+    return 1 < taps <= _LONGEST_SLIDE
 
 
 def max_grouped_rows(vectors: int) -> int:

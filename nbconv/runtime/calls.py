@@ -10,14 +10,16 @@ from llvmlite import ir
 from numba import carray, types
 from numba.core import errors
 
+from .halves import bfloat16_to_float, float16_to_float
 from .jit import callback, compiler_lock, emitted, pure, serial_math
 from .memory import element_pointer
 
-__all__ = ["NOTHING", "elementwise", "map_tile"]
+__all__ = ["NOTHING", "add_tile", "addition", "elementwise", "map_tile"]
 
 NOTHING = 0
 _I64 = ir.IntType(64)
 _compiled: dict[tuple[Callable[[Any], Any], np.dtype], tuple[int, Any]] = {}
+_additions: dict[str, tuple[int, Any]] = {}
 _plain: list[Callable[[Any], Any]] = [lambda value: value]
 
 
@@ -28,6 +30,54 @@ def map_tile(address: int, array: np.ndarray, start: int, rows: int, row_step: i
     for m in range(rows):
         for i in range(start + m * row_step, start + m * row_step + columns):
             array[i] = _plain[address](array[i])
+
+
+def add_tile(
+    address: int, sums: np.ndarray, at: int, row: int, array: np.ndarray, start: int, array_row: int, step: int,
+    rows: int, columns: int,
+) -> None:  # fmt: skip
+    """Add a tile of a flat array, of the storage type that `addition` was made for, to one of sums."""
+    widen = _plain[address]
+    for m in range(rows):
+        for i in range(columns):
+            sums[at + m * row + i] += widen(array[start + m * array_row + i * step])
+
+
+def addition(dtype: np.dtype) -> int:
+    """Compile the addition for `add_tile` of arrays of `dtype` and return its address."""
+    with compiler_lock:
+        if dtype.name not in _additions:
+            _additions[dtype.name] = _make_addition(dtype)
+        return _additions[dtype.name][0]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _make_addition(dtype: np.dtype) -> tuple[int, Any]:
+    widen: Any = {"float16": float16_to_float, "bfloat16": bfloat16_to_float}.get(dtype.name)
+    if pure():
+        return _register(widen or _same)
+    widen = widen or serial_math(_same)
+    number = types.float64 if dtype.itemsize == 8 else types.float32
+    stored = types.uint16 if dtype.itemsize == 2 else number
+
+    def add(sums, row, array, array_row, step, rows, columns):
+        to = carray(sums, (rows * row + columns,))
+        flat = carray(array, (rows * array_row + columns * step,))
+        for m in range(rows):
+            if step == 1:
+                for i in range(columns):
+                    to[m * row + i] += widen(flat[m * array_row + i])
+            else:
+                for i in range(columns):
+                    to[m * row + i] += widen(flat[m * array_row + i * step])
+
+    integers = [types.intp] * 4
+    signature = types.void(types.CPointer(number), types.intp, types.CPointer(stored), *integers)
+    compiled = callback(signature, add, f"add_{dtype.name}", fast=True)
+    return int(compiled.address), compiled
 
 
 def elementwise(function: Callable[[Any], Any], dtype: np.dtype, name: str | None = None) -> int:
@@ -82,3 +132,16 @@ def _map_tile(typing_context, address, array, start, rows, row_step, columns):
         return context.get_dummy_value()
 
     return types.void(types.intp, array, *[types.intp] * 4), codegen
+
+
+@emitted(add_tile)
+def _add_tile(typing_context, address, sums, at, row, array, start, array_row, step, rows, columns):
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to = element_pointer(context, builder, signature.args[1], args[1], args[2])
+        source = element_pointer(context, builder, signature.args[4], args[4], args[5])
+        function_type = ir.FunctionType(ir.VoidType(), [to.type, _I64, source.type, *[_I64] * 4])
+        builder.call(builder.inttoptr(args[0], function_type.as_pointer()), [to, args[3], source, *args[6:]])
+        return context.get_dummy_value()
+
+    number = types.intp
+    return types.void(number, sums, number, number, array, *[number] * 5), codegen
