@@ -23,13 +23,14 @@ _HOMES = {
     "conv2d_backward": "backward",
     "conv_transpose1d_backward": "backward",
     "conv_transpose2d_backward": "backward",
+    "DeviceError": "devices",
     "im2col": "columns",
     "col2im": "columns",
     "Conv1d": "layers",
     "Conv2d": "layers",
     "ConvTranspose1d": "layers",
     "ConvTranspose2d": "layers",
-    "Sequential": "layers",
+    "Sequential": "sequential",
     "OperationCount": "counting",
     "count_operations": "counting",
     "Roofline": "time_floor",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from .columns import im2col as im2col
     from .counting import OperationCount as OperationCount
     from .counting import count_operations as count_operations
+    from .devices import DeviceError as DeviceError
     from .functional import conv1d as conv1d
     from .functional import conv2d as conv2d
     from .functional import conv_transpose1d as conv_transpose1d
@@ -74,11 +76,11 @@ if TYPE_CHECKING:
     from .layers import Conv2d as Conv2d
     from .layers import ConvTranspose1d as ConvTranspose1d
     from .layers import ConvTranspose2d as ConvTranspose2d
-    from .layers import Sequential as Sequential
     from .runtime.threads import get_num_threads as get_num_threads
     from .runtime.threads import num_threads as num_threads
     from .runtime.threads import set_num_threads as set_num_threads
     from .runtime.threads import threading_info as threading_info
+    from .sequential import Sequential as Sequential
     from .time_floor import Roofline as Roofline
     from .time_floor import roofline as roofline
     from .warming import warmup as warmup

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arrays import check_array, one_dtype
-from .functional import make_spec
+from .devices import refuse_mixed
+from .functional import elsewhere, make_spec
 from .geometry import ConvSpec, Geometry, bind
 
 __all__ = ["ConvGrads", "conv1d_backward", "conv2d_backward", "conv_transpose1d_backward", "conv_transpose2d_backward"]
@@ -57,6 +58,9 @@ def conv1d_backward(
     *,
     padding_mode: str = "zeros",
     needs: Sequence[str] = GRADIENTS,
+    precision: str = "high",
+    device: str | None = None,
+    stream: Any = None,
 ) -> ConvGrads:
     """Compute the gradients of `conv1d` from the gradient of its result.
 
@@ -73,6 +77,8 @@ def conv1d_backward(
         As they were given to `conv1d`.
     needs : tuple of str
         Which gradients to compute, out of "x", "weight" and "bias"; the others are None and cost nothing.
+    precision, device, stream
+        As in `conv1d`; arrays on a device give gradients of the same kind there.
 
     Returns
     -------
@@ -101,7 +107,7 @@ def conv1d_backward(
     >>> weight -= 0.02 * grads.weight
     """
     spec = make_spec("conv1d_backward", stride, padding, dilation, groups, 0, padding_mode)
-    return _backward(spec, grad_output, x, weight, needs)
+    return _backward(spec, grad_output, x, weight, needs, precision, device, stream)
 
 
 def conv2d_backward(
@@ -115,6 +121,9 @@ def conv2d_backward(
     *,
     padding_mode: str = "zeros",
     needs: Sequence[str] = GRADIENTS,
+    precision: str = "high",
+    device: str | None = None,
+    stream: Any = None,
 ) -> ConvGrads:
     """Compute the gradients of `conv2d` from the gradient of its result; all as `conv1d_backward`.
 
@@ -130,6 +139,8 @@ def conv2d_backward(
         As they were given to `conv2d`.
     needs : tuple of str
         Out of "x", "weight" and "bias".
+    precision, device, stream
+        As in `conv1d`.
 
     Returns
     -------
@@ -152,7 +163,7 @@ def conv2d_backward(
            [1., 2., 2., 1.]])
     """
     spec = make_spec("conv2d_backward", stride, padding, dilation, groups, 0, padding_mode)
-    return _backward(spec, grad_output, x, weight, needs)
+    return _backward(spec, grad_output, x, weight, needs, precision, device, stream)
 
 
 def conv_transpose1d_backward(
@@ -166,6 +177,9 @@ def conv_transpose1d_backward(
     dilation: Any = 1,
     *,
     needs: Sequence[str] = GRADIENTS,
+    precision: str = "high",
+    device: str | None = None,
+    stream: Any = None,
 ) -> ConvGrads:
     """Compute the gradients of `conv_transpose1d` from the gradient of its result.
 
@@ -181,6 +195,8 @@ def conv_transpose1d_backward(
         As they were given to `conv_transpose1d`.
     needs : tuple of str
         Out of "x", "weight" and "bias".
+    precision, device, stream
+        As in `conv1d`.
 
     Returns
     -------
@@ -200,7 +216,7 @@ def conv_transpose1d_backward(
     array([3., 3.])
     """
     spec = make_spec("conv_transpose1d_backward", stride, padding, dilation, groups, output_padding, "zeros")
-    return _backward(spec, grad_output, x, weight, needs)
+    return _backward(spec, grad_output, x, weight, needs, precision, device, stream)
 
 
 def conv_transpose2d_backward(
@@ -214,6 +230,9 @@ def conv_transpose2d_backward(
     dilation: Any = 1,
     *,
     needs: Sequence[str] = GRADIENTS,
+    precision: str = "high",
+    device: str | None = None,
+    stream: Any = None,
 ) -> ConvGrads:
     """Compute the gradients of `conv_transpose2d` from the gradient of its result.
 
@@ -229,6 +248,8 @@ def conv_transpose2d_backward(
         As they were given to `conv_transpose2d`.
     needs : tuple of str
         Out of "x", "weight" and "bias".
+    precision, device, stream
+        As in `conv1d`.
 
     Returns
     -------
@@ -249,11 +270,20 @@ def conv_transpose2d_backward(
     ((1, 2, 2, 3), (3, 2, 2, 2), array([16., 16.]))
     """
     spec = make_spec("conv_transpose2d_backward", stride, padding, dilation, groups, output_padding, "zeros")
-    return _backward(spec, grad_output, x, weight, needs)
+    return _backward(spec, grad_output, x, weight, needs, precision, device, stream)
 
 
-def _backward(spec: ConvSpec, grad_output: Any, x: Any, weight: Any, needs: Sequence[str]) -> ConvGrads:
+def _backward(
+    spec: ConvSpec, grad_output: Any, x: Any, weight: Any, needs: Sequence[str], precision: str, device: str | None,
+    stream: Any,
+) -> ConvGrads:  # fmt: skip
     op = spec.op
+    if elsewhere(op, precision, device, stream, grad_output, x, weight):
+        refuse_mixed(op, {"grad_output": grad_output, "x": x, "weight": weight})
+        from .cuda import entry
+
+        needed = check_needs(op, needs)
+        return ConvGrads(*entry.gradients(spec, grad_output, x, weight, needed, precision, device, stream))
     grad_output, x = check_array(op, "grad_output", grad_output), check_array(op, "x", x)
     weight = check_array(op, "weight", weight)
     one_dtype(op, x=x, weight=weight, grad_output=grad_output)

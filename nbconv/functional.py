@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from .arrays import check_array, check_out, one_dtype
+from .devices import device_number, on_device, refuse_mixed
 from .geometry import ConvSpec, Geometry, bind
 
 __all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]
 
 ALGORITHMS = ("auto", "direct", "im2col")
+PRECISIONS = ("high", "tf32")
 # name -> default of its one parameter, None where it has none
 ACTIVATIONS: dict[str, float | None] = {
     "relu": None,
@@ -45,6 +47,9 @@ def conv1d(
     activation: Activation = None,
     out: np.ndarray | None = None,
     algorithm: str = "auto",
+    precision: str = "high",
+    device: str | None = None,
+    stream: Any = None,
 ) -> np.ndarray:
     """Convolve (cross-correlate) channels-last sequences.
 
@@ -72,6 +77,16 @@ def conv1d(
         Written and returned; any strides.
     algorithm : {"auto", "direct", "im2col"}
         "direct" reads rows in place, "im2col" gathers them into a small panel; whole-number data give equal results.
+        Of no effect on a device.
+    precision : {"high", "tf32"}
+        On a device: "high" keeps the accuracy of float32 sums, "tf32" multiplies float32 rounded to 11 bits, faster. On
+        the host both are full precision.
+    device : {None, "cpu", "cuda", "cuda:1", ...}
+        Where to compute. None: where the arrays are. CuPy arrays, PyTorch tensors and others that live on a CUDA device
+        are computed there, all of them on one device, and give an array of the same kind; nothing is copied silently.
+        NumPy arrays and "cuda": they are copied to the device, the result back.
+    stream : CUDA stream, optional
+        On a device: of PyTorch, CuPy, Numba or cuda.core, or a handle; by default the current one.
 
     Returns
     -------
@@ -83,7 +98,9 @@ def conv1d(
     ValueError
         Where shapes or parameters do not fit each other.
     TypeError
-        Where an argument is of a type that nbconv does not compute.
+        Where an argument is of a type that nbconv does not compute, or some arrays are on a device and some are not.
+    DeviceError
+        Where a device is asked for, or meant by the arrays, and none can be used.
 
     Examples
     --------
@@ -93,7 +110,7 @@ def conv1d(
     array([ 8., 17.], dtype=float32)
     """
     spec = make_spec("conv1d", stride, padding, dilation, groups, 0, padding_mode)
-    return convolve(spec, x, weight, bias, activation, out, algorithm)
+    return convolve(spec, x, weight, bias, activation, out, algorithm, precision, device, stream)
 
 
 def conv2d(
@@ -109,6 +126,9 @@ def conv2d(
     activation: Activation = None,
     out: np.ndarray | None = None,
     algorithm: str = "auto",
+    precision: str = "high",
+    device: str | None = None,
+    stream: Any = None,
 ) -> np.ndarray:
     """Convolve (cross-correlate) channels-last images; all as `conv1d`, with two spatial axes.
 
@@ -124,7 +144,7 @@ def conv2d(
         One for both axes, or one each.
     padding : int, tuple or str
         An int, ``(h, w)``, ``((top, bottom), (left, right))``, ``"valid"`` or ``"same"``.
-    groups, padding_mode, activation, out, algorithm
+    groups, padding_mode, activation, out, algorithm, precision, device, stream
         As in `conv1d`.
 
     Returns
@@ -147,7 +167,7 @@ def conv2d(
            [ 8., 12., 12.,  8.]])
     """
     spec = make_spec("conv2d", stride, padding, dilation, groups, 0, padding_mode)
-    return convolve(spec, x, weight, bias, activation, out, algorithm)
+    return convolve(spec, x, weight, bias, activation, out, algorithm, precision, device, stream)
 
 
 def conv_transpose1d(
@@ -163,6 +183,9 @@ def conv_transpose1d(
     activation: Activation = None,
     out: np.ndarray | None = None,
     algorithm: str = "auto",
+    precision: str = "high",
+    device: str | None = None,
+    stream: Any = None,
 ) -> np.ndarray:
     """Transposed convolution of channels-last sequences: the exact adjoint of `conv1d` in `x`.
 
@@ -181,7 +204,7 @@ def conv_transpose1d(
         length ``L * stride``) or ``"causal"`` (the same length, all cropped at the end).
     output_padding : int or tuple of one int
         Positions added at the end, less than ``max(stride, dilation)``.
-    groups, activation, out, algorithm
+    groups, activation, out, algorithm, precision, device, stream
         As in `conv1d`.
 
     Returns
@@ -201,7 +224,7 @@ def conv_transpose1d(
     array([1., 2., 2., 1.])
     """
     spec = make_spec("conv_transpose1d", stride, padding, dilation, groups, output_padding, "zeros")
-    return convolve(spec, x, weight, bias, activation, out, algorithm)
+    return convolve(spec, x, weight, bias, activation, out, algorithm, precision, device, stream)
 
 
 def conv_transpose2d(
@@ -217,6 +240,9 @@ def conv_transpose2d(
     activation: Activation = None,
     out: np.ndarray | None = None,
     algorithm: str = "auto",
+    precision: str = "high",
+    device: str | None = None,
+    stream: Any = None,
 ) -> np.ndarray:
     """Transposed convolution of channels-last images: the exact adjoint of `conv2d` in `x`.
 
@@ -232,7 +258,7 @@ def conv_transpose2d(
         As in `conv_transpose1d`, one for both axes or one each.
     padding : int, tuple or str
         Crop of the full output: an int, ``(h, w)``, ``((top, bottom), (left, right))``, ``"valid"`` or ``"same"``.
-    groups, activation, out, algorithm
+    groups, activation, out, algorithm, precision, device, stream
         As in `conv1d`.
 
     Returns
@@ -252,7 +278,7 @@ def conv_transpose2d(
     (1, 4, 4, 1)
     """
     spec = make_spec("conv_transpose2d", stride, padding, dilation, groups, output_padding, "zeros")
-    return convolve(spec, x, weight, bias, activation, out, algorithm)
+    return convolve(spec, x, weight, bias, activation, out, algorithm, precision, device, stream)
 
 
 _cached_spec = lru_cache(maxsize=1024)(ConvSpec.of)
@@ -270,10 +296,19 @@ def _is_exact(value: Any) -> bool:
 
 
 def convolve(
-    spec: ConvSpec, x: Any, weight: Any, bias: Any, activation: Activation, out: Any, algorithm: str
-) -> np.ndarray:
+    spec: ConvSpec, x: Any, weight: Any, bias: Any, activation: Activation, out: Any, algorithm: str, precision: str,
+    device: str | None, stream: Any,
+) -> np.ndarray:  # fmt: skip
     """Run any of the four: check everything, then bind, lay out the weights and launch."""
     op = spec.op
+    if elsewhere(op, precision, device, stream, x, weight, bias, out):
+        check_algorithm(op, algorithm)
+        arrays = {"x": x, "weight": weight, "bias": bias}
+        refuse_mixed(op, {**arrays, "out": out})
+        from .cuda import entry
+
+        named = check_activation(op, activation)
+        return entry.convolve(spec, arrays, named, out, precision, device, stream)  # type: ignore[no-any-return]
     x, weight = check_array(op, "x", x), check_array(op, "weight", weight)
     bias = None if bias is None else check_array(op, "bias", bias)
     dtype = x.dtype
@@ -296,6 +331,17 @@ def output(geometry: Geometry, dtype: np.dtype, out: Any, *inputs: np.ndarray | 
     if out is None:
         return np.empty(geometry.output_shape, dtype)
     return check_out(geometry.spec.op, out, geometry.output_shape, dtype, *inputs)
+
+
+def elsewhere(op: str, precision: str, device: str | None, stream: Any, *arrays: Any) -> bool:
+    """Say whether a call is to run on a device; refuse what belongs to neither side."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"{op}: precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if any(map(on_device, arrays)) or (device is not None and device_number(op, device) is not None):
+        return True
+    if stream is not None:
+        raise ValueError(f"{op}: stream is for arrays on a device; got {stream!r}, with all arrays on the host")
+    return False
 
 
 def check_algorithm(op: str, algorithm: str) -> None:

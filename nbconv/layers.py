@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,11 +12,12 @@ import numpy as np
 from .arrays import check_array, one_dtype
 from .backward import GRADIENTS, ConvGrads, check_needs, gradients
 from .counting import OperationCount, count_bound
-from .functional import Activation, check_activation, check_algorithm, output
+from .devices import device_number, on_device
+from .functional import Activation, check_activation, check_algorithm, elsewhere, output
 from .geometry import ConvSpec, bind
 from .parameters import per_axis, whole
 
-__all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Sequential"]
+__all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
 
 
 class _Layer:
@@ -32,6 +34,7 @@ class _Layer:
         "padding_mode": "zeros",
         "activation": None,
         "algorithm": "auto",
+        "precision": "high",
     }
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None, parameters: dict[str, Any]) -> None:
@@ -46,7 +49,10 @@ class _Layer:
         )
         self._activation = check_activation(name, p["activation"])
         check_algorithm(name, p["algorithm"])
+        elsewhere(name, p["precision"], None, None)
         self._algorithm: str = p["algorithm"]
+        self._precision: str = p["precision"]
+        self._remote: Any = None  # the weights on a device, where the layer is there
         self._bias_shape = None if bias is None else bias.shape
         self.weight, self.bias = weight, bias
         self._weight_shape = weight.shape
@@ -80,9 +86,12 @@ class _Layer:
         """Channels of the output."""
         return int(self.weight.shape[1] * self._spec.groups if self.transposed else self.weight.shape[0])
 
-    def __call__(self, x: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+    def __call__(self, x: np.ndarray, *, out: np.ndarray | None = None, stream: Any = None) -> np.ndarray:
         """Run the layer on `x`, channels last, of the weights' dtype; see the function of the same name."""
-        if type(x) is not np.ndarray or x.dtype is not self._dtype:
+        if self._remote is not None:
+            return self._remote(x, None, out, self._precision, stream)  # type: ignore[no-any-return]
+        if type(x) is not np.ndarray or x.dtype is not self._dtype or stream is not None:
+            self._refuse_devices(stream, x=x, out=out)
             x = check_array(self._spec.op, "x", x)
             one_dtype(self._spec.op, x=x, weight=self.weight)
         geometry = bind(self._spec, x.shape, self._weight_shape, self._bias_shape)
@@ -90,7 +99,33 @@ class _Layer:
         self._run(geometry, x, self._packed, self._numbers, y, self._address, self._algorithm)
         return y
 
-    def backward(self, grad_output: np.ndarray, x: np.ndarray, *, needs: Sequence[str] | None = None) -> ConvGrads:
+    def to(self, device: str) -> Any:
+        """Give this layer on "cuda" (or "cuda:1", ...), its weights packed there, or on "cpu"; this one stays as it is.
+
+        A layer on a device takes and gives arrays of that device, and no others. Call it once on a stream before its
+        work is captured in a CUDA graph.
+        """
+        moved = copy.copy(self)
+        moved._remote = None
+        if device_number(self._spec.op, device) is not None:
+            from .cuda.entry import DeviceOperands
+
+            moved._remote = DeviceOperands(self._spec, self.weight, self.bias, self._activation, device)
+        return moved
+
+    def _refuse_devices(self, stream: Any, **arrays: Any) -> None:
+        """Refuse arrays on a device, where the layer is not."""
+        for name, value in arrays.items():
+            if on_device(value):
+                raise TypeError(
+                    f"{self._spec.op}: {name} ({type(value).__name__}) is on a device, the layer is not: call "
+                    "layer.to('cuda')"
+                )
+        elsewhere(self._spec.op, self._precision, None, stream)
+
+    def backward(
+        self, grad_output: np.ndarray, x: np.ndarray, *, needs: Sequence[str] | None = None, stream: Any = None
+    ) -> ConvGrads:
         """Compute gradients from that of the result, as the ``*_backward`` function of the operation does.
 
         Nothing is recorded by a call: `x`, shape (N, *spatial, C_in), is given again. `grad_output` has the shape of
@@ -103,10 +138,14 @@ class _Layer:
                 f"{name}: backward needs a layer without activation; got activation "
                 f"{self._parameters['activation']!r}: apply it, and its derivative, outside of the layer"
             )
-        grad_output, x = check_array(name, "grad_output", grad_output), check_array(name, "x", x)
-        one_dtype(name, x=x, weight=self.weight, grad_output=grad_output)
         if needs is None:
             needs = GRADIENTS if self.bias is not None else GRADIENTS[:2]
+        if self._remote is not None:
+            needed = check_needs(name, needs)
+            return ConvGrads(*self._remote.backward(grad_output, x, needed, self._precision, stream))
+        self._refuse_devices(stream, x=x, grad_output=grad_output)
+        grad_output, x = check_array(name, "grad_output", grad_output), check_array(name, "x", x)
+        one_dtype(name, x=x, weight=self.weight, grad_output=grad_output)
         geometry = bind(self._spec, x.shape, self.weight.shape)
         return gradients(geometry, grad_output, x, self.weight, check_needs(name, needs))
 
@@ -130,7 +169,8 @@ class _Layer:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         # Packed weights suit this processor only: a pickle carries the weights as given and packs them anew.
-        return _rebuild, (type(self), self.weight, self.bias, self._parameters)
+        device = None if self._remote is None else self._remote.name
+        return _rebuild, (type(self), self.weight, self.bias, self._parameters, device)
 
     @classmethod
     def random(
@@ -158,9 +198,13 @@ class _Layer:
         return weight, rng.uniform(-bound, bound, c_out).astype(dtype) if bias else None
 
 
-def _rebuild(cls: type[_Layer], weight: np.ndarray, bias: np.ndarray | None, parameters: dict[str, Any]) -> _Layer:
+def _rebuild(
+    cls: type[_Layer], weight: np.ndarray, bias: np.ndarray | None, parameters: dict[str, Any],
+    device: str | None = None,
+) -> _Layer:  # fmt: skip
     make: Callable[..., _Layer] = cls
-    return make(weight, bias, **parameters)
+    layer = make(weight, bias, **parameters)
+    return layer if device is None else layer.to(device)
 
 
 class _Forward(_Layer):
@@ -178,10 +222,12 @@ class _Forward(_Layer):
         padding_mode: str = "zeros",
         activation: Activation = None,
         algorithm: str = "auto",
+        precision: str = "high",
     ) -> None:
         parameters = {
             "stride": stride, "padding": padding, "dilation": dilation, "groups": groups,
             "padding_mode": padding_mode, "activation": activation, "algorithm": algorithm,
+            "precision": precision,
         }  # fmt: skip
         super().__init__(weight, bias, parameters)
 
@@ -201,10 +247,11 @@ class _Transposed(_Layer):
         *,
         activation: Activation = None,
         algorithm: str = "auto",
+        precision: str = "high",
     ) -> None:
         parameters = {
             "stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups,
-            "dilation": dilation, "activation": activation, "algorithm": algorithm,
+            "dilation": dilation, "activation": activation, "algorithm": algorithm, "precision": precision,
         }  # fmt: skip
         super().__init__(weight, bias, parameters)
 
@@ -218,7 +265,7 @@ class Conv1d(_Forward):
         Any strides. The array is kept, for pickles, and must not be changed afterwards.
     bias : ndarray, shape (C_out,), optional
         Added to each output position.
-    stride, padding, dilation, groups, padding_mode, activation, algorithm
+    stride, padding, dilation, groups, padding_mode, activation, algorithm, precision
         As in `conv1d`.
 
     Raises
@@ -248,7 +295,7 @@ class Conv2d(_Forward):
         Any strides. The array is kept, for pickles, and must not be changed afterwards.
     bias : ndarray, shape (C_out,), optional
         Added to each output position.
-    stride, padding, dilation, groups, padding_mode, activation, algorithm
+    stride, padding, dilation, groups, padding_mode, activation, algorithm, precision
         As in `conv2d`.
 
     Examples
@@ -270,7 +317,7 @@ class ConvTranspose1d(_Transposed):
         Any strides. The array is kept, for pickles, and must not be changed afterwards.
     bias : ndarray, shape (C_out,), optional
         Added to each output position.
-    stride, padding, output_padding, groups, dilation, activation, algorithm
+    stride, padding, output_padding, groups, dilation, activation, algorithm, precision
         As in `conv_transpose1d`.
 
     Examples
@@ -292,7 +339,7 @@ class ConvTranspose2d(_Transposed):
         Any strides. The array is kept, for pickles, and must not be changed afterwards.
     bias : ndarray, shape (C_out,), optional
         Added to each output position.
-    stride, padding, output_padding, groups, dilation, activation, algorithm
+    stride, padding, output_padding, groups, dilation, activation, algorithm, precision
         As in `conv_transpose2d`.
 
     Examples
@@ -303,67 +350,3 @@ class ConvTranspose2d(_Transposed):
     """
 
     ndim = 2
-
-
-class Sequential:
-    """Layers, or any functions of one array, called one after the other.
-
-    Parameters
-    ----------
-    layers : callables, in order
-        Each takes an array, shape (N, *spatial, C), and returns one.
-
-    Examples
-    --------
-    >>> import numpy as np, nbconv
-    >>> rng = np.random.default_rng(0)
-    >>> net = nbconv.Sequential(
-    ...     nbconv.Conv1d.random(1, 8, 3, rng=rng, padding="same", activation="relu"),
-    ...     nbconv.Conv1d.random(8, 1, 3, rng=rng, padding="same"),
-    ... )
-    >>> net(np.zeros((1, 16, 1), np.float32)).shape
-    (1, 16, 1)
-    """
-
-    def __init__(self, *layers: Callable[[np.ndarray], np.ndarray]) -> None:
-        for i, layer in enumerate(layers):
-            if not callable(layer):
-                raise TypeError(f"Sequential: layer {i} is not callable: {layer!r}")
-        self.layers = layers
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Run all layers on `x`."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-    def output_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Give the shape of the result for an input of `x_shape`; each layer must have an `output_shape` of its own."""
-        for i, layer in enumerate(self.layers):
-            if not hasattr(layer, "output_shape"):
-                raise TypeError(f"Sequential: layer {i} does not tell its output shape: {layer!r}")
-            x_shape = layer.output_shape(x_shape)
-        return x_shape
-
-    def count_operations(self, x_shape: tuple[int, ...]) -> OperationCount:
-        """Count exactly what an input of `x_shape` costs; each layer must count its own, as nbconv's do."""
-        count = OperationCount()
-        for i, layer in enumerate(self.layers):
-            if not hasattr(layer, "count_operations") or not hasattr(layer, "output_shape"):
-                raise TypeError(f"Sequential: layer {i} does not count its operations: {layer!r}")
-            count += layer.count_operations(x_shape)
-            x_shape = layer.output_shape(x_shape)
-        return count
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def __getitem__(self, i: int) -> Callable[[np.ndarray], np.ndarray]:
-        return self.layers[i]
-
-    def __iter__(self) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-        return iter(self.layers)
-
-    def __repr__(self) -> str:
-        """Read like the call that made the network."""
-        return f"Sequential({', '.join(map(repr, self.layers))})"

@@ -28,6 +28,8 @@ FLOORS = [
     ("cpu.tables", 0),
     ("runtime*", 1),
     ("*.backend", 3),
+    ("cuda.entry", 3),
+    ("cuda.gradients", 3),
     ("cpu*", 2),
     ("cuda*", 2),
     ("functional", 4),
@@ -36,6 +38,7 @@ FLOORS = [
     ("backward", 4),
     ("rules", 4),
     ("layers", 5),
+    ("sequential", 5),
     ("incidence", 5),
     ("conventions", 5),
     ("counting", 5),
@@ -189,7 +192,8 @@ PUBLIC = [name for name in nbconv.__all__ if callable(getattr(nbconv, name))]
 OPERATIONS = [
     name
     for name in PUBLIC
-    if getattr(nbconv, name).__module__.rsplit(".", 1)[1] in ("functional", "columns", "backward", "layers")
+    if getattr(nbconv, name).__module__.rsplit(".", 1)[1]
+    in ("functional", "columns", "backward", "layers", "sequential")
 ]
 ARRAYS = ("x", "weight", "bias", "cols", "grad_output")
 

@@ -12,7 +12,16 @@ import numpy as np
 
 from ..devices import DeviceError
 
-__all__ = ["SIMULATED", "cuda", "device_count", "inlined", "kernel", "pointer_device", "require_device", "simulated_array"]
+__all__ = [
+    "SIMULATED",
+    "cuda",
+    "device_count",
+    "inlined",
+    "kernel",
+    "pointer_device",
+    "require_device",
+    "simulated_array",
+]
 
 INSTALL = 'pip install "nbconv[cuda12]" (or "nbconv[cuda13]", after the CUDA version that `nvidia-smi` shows)'
 

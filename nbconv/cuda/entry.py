@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import check_array, check_out
-from ..devices import on_device
+from ..devices import device_number, on_device
 from ..geometry import ConvSpec, Geometry, bind
 from . import gradients as gradient
 from .arrays import DeviceArray, download, empty, overlap, overlaps_itself, read_array, upload
@@ -29,7 +29,7 @@ def convolve(
 ) -> Any:  # fmt: skip
     """Run one of the four operations; `arrays` are x, weight, bias and residual by name, None where there is none."""
     op = spec.op
-    ordinal = _where(op, {**arrays, "out": out}, device)
+    ordinal = _where(op, arrays, device)
     with _on(ordinal):
         given = _take(op, arrays, device)
         x, weight, bias = given["x"], given["weight"], given.get("bias")
@@ -48,7 +48,7 @@ class DeviceOperands:
     ) -> None:  # fmt: skip
         require_device()
         self.spec = spec
-        self.device = ordinal_of(spec.op, device)
+        self.name, self.device = device, ordinal_of(spec.op, device)
         name, parameter = activation or (None, None)
         self._activation: str | None = name
         with _on(self.device):
@@ -60,7 +60,13 @@ class DeviceOperands:
         """Run on arrays of this device."""
         op = self.spec.op
         arrays = {"x": x, "residual": residual}
-        ordinal = _where(op, {**arrays, "out": out}, None, layer=True)
+        for name, value in {**arrays, "out": out}.items():
+            if value is not None and not on_device(value):
+                raise TypeError(
+                    f"{op}: {name} ({type(value).__name__}) is on the CPU, the layer on a device: bring {name} there, "
+                    "or call layer.to('cpu')"
+                )
+        ordinal = _where(op, arrays, None)
         if ordinal != self.device:
             raise ValueError(f"{op}: x is on CUDA device {ordinal}, the layer on {self.device}: move one")
         with _on(ordinal):
@@ -130,53 +136,31 @@ def gradients(
 
 
 def ordinal_of(op: str, device: Any) -> int:
-    """Read "cuda" or "cuda:1" as the number of a device.
+    """Read the name of a CUDA device as its number.
 
     Raises
     ------
     ValueError
-        For anything else, and for a device that is not there.
+        For another name, and for a device that is not there.
     """
-    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise ValueError(f"{op}: device must be 'cpu', 'cuda' or 'cuda:' and a number; got {device!r}")
-    ordinal = int(number or 0)
+    ordinal = device_number(op, device)
+    if ordinal is None:
+        raise ValueError(f"{op}: device is {device!r}, and the arrays are on a CUDA device: bring them to the CPU")
     if ordinal >= device_count():
         raise ValueError(f"{op}: there is no device {device!r}; CUDA devices: {device_count()}")
     return ordinal
 
 
-def _where(op: str, arrays: Named, device: Any, layer: bool = False) -> int:
-    """Say which device a call runs on, where all arrays are on one side.
-
-    Raises
-    ------
-    TypeError
-        Where some are on a device and some on the host.
-    """
+def _where(op: str, arrays: Named, device: Any) -> int:
+    """Say which device a call runs on; all arrays are on one side."""
     require_device()
-    there = {name: on_device(value) for name, value in arrays.items() if value is not None}
-    remote, local = (next((name for name, yes in there.items() if yes is side), None) for side in (True, False))
-    if remote and local:
-        kinds = {name: type(arrays[name]).__name__ for name in (remote, local)}
-        raise TypeError(
-            f"{op}: {remote} ({kinds[remote]}) is on a device, {local} ({kinds[local]}) is not; nothing is copied "
-            f"silently: bring {local} there, or {remote} to the host"
-        )
-    if local and layer:
-        raise TypeError(
-            f"{op}: {local} ({type(arrays[local]).__name__}) is on the host, the layer on a device: bring {local} "
-            "there, or call layer.to('cpu')"
-        )
-    if local:
+    name, value = next((name, value) for name, value in arrays.items() if value is not None)
+    if not on_device(value):
         return ordinal_of(op, device)
-    if device is not None:
-        ordinal = ordinal_of(op, device)
-        found = read_array(op, str(remote), arrays[str(remote)]).device
-        if ":" in device and found != ordinal:
-            raise ValueError(f"{op}: {remote} is on CUDA device {found}, device is {device!r}")
-    first = read_array(op, str(remote), arrays[str(remote)])
-    return first.device
+    found = read_array(op, name, value).device
+    if device is not None and (ordinal_of(op, device), ":" in device) not in ((found, True), (0, False)):
+        raise ValueError(f"{op}: {name} is on CUDA device {found}; got device {device!r}")
+    return found
 
 
 def _take(op: str, arrays: Named, device: Any, partner: DeviceArray | None = None) -> dict[str, DeviceArray]:
