@@ -36,16 +36,14 @@ LEAST_COLUMNS = 8  # with fewer, three quarters of the narrowest tile make nothi
 
 
 def covers(geometry: Geometry) -> bool:
-    """Say whether the tiled kernels make this product well; they need y and residual at multiples of 16 bytes."""
+    """Say whether the tiled kernels make this product well; they need every array at a multiple of 16 bytes."""
     depth = geometry.groups * len(packed_phases(geometry)[0])
     return not channelwise(geometry) and geometry.c_out // geometry.groups >= LEAST_COLUMNS and depth <= MOST_GRID
 
 
-def needs_mask(geometry: Geometry, itemsize: int, address: int) -> bool:
-    """Say whether x, of numbers of `itemsize` bytes at `address`, must be read number by number."""
-    chunk = 16 // itemsize
-    padded = geometry.spec.padding_mode != "zeros"
-    return padded or geometry.c_in // geometry.groups % chunk != 0 or address % 16 != 0
+def needs_mask(geometry: Geometry, itemsize: int) -> bool:
+    """Say whether x, of numbers of `itemsize` bytes, must be read number by number."""
+    return geometry.spec.padding_mode != "zeros" or geometry.c_in // geometry.groups % (16 // itemsize) != 0
 
 
 @lru_cache(maxsize=1024)
