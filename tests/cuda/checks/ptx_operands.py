@@ -43,6 +43,9 @@ def reader(program: Program, operand: str, kind: str) -> Reader:
             raise NotImplementedError(f"{operand}, a {register}, as {kind}")
         narrow = np.dtype(f"u{WIDTHS[kind]}")
         return lambda block: block.registers[slot].astype(narrow).view(dtype)
+    if kind == "pred":
+        truth = np.array([literal(operand, "b32")[0] != 0])
+        return lambda block: truth
     dtype = dtype_of(kind)
     if operand.startswith("%") or operand == "WARP_SZ":
         return lambda block: block.special[operand].astype(f"u{dtype.itemsize}").view(dtype)
