@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..geometry import Geometry
-from . import general
+from . import gemm, gemm_tiles, general
 from . import table as T
 from .driver import SIMULATED, cuda
 
@@ -83,8 +83,12 @@ def make_plan(key: Key) -> Plan:
     return Plan(launch, upload_table(table.tobytes(), key.device))
 
 
-def _depthwise(key: Key) -> Launch | None:
-    return None
+def _tiled(key: Key) -> Launch | None:
+    if key.dtype != "float32" or not key.aligned or not gemm_tiles.covers(key.geometry):
+        return None
+    tile = gemm_tiles.choose(key.geometry)
+    grid, threads = gemm_tiles.launch(key.geometry, tile)
+    return Launch(gemm.KERNELS[tile, gemm_tiles.needs_mask(key.geometry, 4)], grid, threads)
 
 
 def _general(key: Key) -> Launch | None:
@@ -100,5 +104,5 @@ def _general(key: Key) -> Launch | None:
     return over_items(kernel, items, general.THREADS, z=min(len(phases), MOST_Z))
 
 
-CHOICES: tuple[Callable[[Key], Launch | None], ...] = (_depthwise, _general)
+CHOICES: tuple[Callable[[Key], Launch | None], ...] = (_tiled, _general)
 """Who may take a product, the most special first."""

@@ -1,0 +1,286 @@
+"""The public functions in the CUDA simulator: every kernel but the tiled ones, on small cases, against the oracle."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nbconv
+from tests import reference
+from tests.cases import CASES, Case
+from tests.cuda.lanes import needs_simulator
+from tests.helpers import (
+    DTYPES,
+    LAYOUTS,
+    OPS,
+    Array,
+    arrays_of,
+    assert_close,
+    assert_equal,
+    assert_guard_intact,
+    case_params,
+    expected_of,
+    guarded,
+    real_numbers,
+    sum_tolerance,
+    whole_numbers,
+)
+from tests.test_backward import data_of, oracle
+
+needs_simulator()
+
+from nbconv.cuda import entry, gradients, plan  # noqa: E402
+from nbconv.cuda.driver import cuda, simulated_array  # noqa: E402
+
+# A thread of the simulator takes a third of a millisecond, whatever it does.
+AFFORDABLE = [
+    case
+    for case in CASES
+    if case.tags & {"smoke", "edge"} and case.macs <= 60_000 and math.prod(case.weight_shape) <= 2000
+]
+SMOKE = [case for case in AFFORDABLE if "smoke" in case.tags]
+BRIEF = [case for case in SMOKE if case.macs <= 1500]
+MODES = [case for case in AFFORDABLE if case.params.get("padding_mode", "zeros") != "zeros"]
+
+
+@pytest.fixture(autouse=True)
+def general_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the tiled kernels out: their blocks of hundreds of threads have tests of their own."""
+    monkeypatch.setattr(plan, "CHOICES", tuple(one for one in plan.CHOICES if "tile" not in one.__name__))
+    plan.make_plan.cache_clear()
+
+
+def there(array: Array | None) -> Any:
+    """Bring an array to the device as it lies in memory."""
+    return None if array is None else simulated_array(array.copy(order="K"))
+
+
+def on_device(case: Case, x: Array, weight: Array, bias: Array | None, **options: Any) -> Array:
+    """Call the package with arrays on the device."""
+    y = getattr(nbconv, case.op)(there(x), there(weight), there(bias), **case.params, **options)
+    return np.asarray(y.copy_to_host())
+
+
+# ---- forward -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", case_params(AFFORDABLE))
+def test_forward(case: Case) -> None:
+    arrays = arrays_of(case)
+    assert_equal(on_device(case, *arrays), expected_of(case, *arrays))
+
+
+@pytest.mark.parametrize("dtype", [name for name in DTYPES if name != "float32"])
+@pytest.mark.parametrize("case", case_params(BRIEF))
+def test_forward_of_every_type(case: Case, dtype: str) -> None:
+    arrays = arrays_of(case, DTYPES[dtype])
+    assert_equal(on_device(case, *arrays), expected_of(case, *arrays))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_real_numbers_are_rounded_once(dtype: str) -> None:
+    case = Case("conv1d", (1, 9, 5), (3, 5, 3), {"padding": 1})
+    x, weight, bias = arrays_of(case, DTYPES[dtype], real_numbers)
+    expected = expected_of(case, x, weight, bias)
+    assert_close(on_device(case, x, weight, bias), expected, sum_tolerance(case, x, weight, bias))
+
+
+@pytest.mark.parametrize("name", reference.ACTIVATIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_activations(name: str, dtype: str) -> None:
+    x = np.linspace(-12, 12, 97).reshape(-1, 1).astype(dtype)
+    y = nbconv.conv1d(there(x), there(np.ones((1, 1, 1), dtype)), activation=name).copy_to_host()
+    np.testing.assert_allclose(y, reference.ACTIVATIONS[name](x.astype(float)), rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", [("leaky_relu", 0.25), ("elu", 2.0)])
+def test_parameters_of_activations(activation: tuple[str, float]) -> None:
+    x = np.array([[-1.0], [2.0]])
+    y = nbconv.conv1d(there(x), there(np.ones((1, 1, 1))), activation=activation).copy_to_host()
+    below = {"leaky_relu": -0.25, "elu": 2 * np.expm1(-1)}[activation[0]]
+    np.testing.assert_allclose(y.ravel(), [below, 2])
+
+
+@pytest.mark.parametrize("name", [*reference.ACTIVATIONS, None])
+def test_nan_stays_nan(name: str | None) -> None:
+    x = np.array([[np.nan], [1.0]], np.float32)
+    y = nbconv.conv1d(there(x), there(np.ones((1, 1, 1), np.float32)), activation=name).copy_to_host()
+    assert np.isnan(y).ravel().tolist() == [True, False]
+
+
+def test_transposed_infinite_weights_meet_no_padding() -> None:
+    weight = np.array([[[np.inf, 1, np.inf]]], np.float32)
+    x = np.ones((3, 1), np.float32)
+    y = nbconv.conv_transpose1d(there(x), there(weight), padding=1).copy_to_host()
+    assert_equal(y, reference.conv_transpose(x, weight, padding=1))
+
+
+def test_residual_is_added_before_the_activation() -> None:
+    case = Case("conv1d", (2, 7, 3), (4, 3, 3), {"padding": 1})
+    x, weight, bias = arrays_of(case)
+    residual = whole_numbers(np.random.default_rng(0), (2, 7, 4))
+    spec = nbconv.functional.make_spec("conv1d", 1, 1)
+    for layout in ("C", "F"):
+        arrays = {"x": x, "weight": weight, "bias": bias, "residual": LAYOUTS[layout](residual)}
+        given = {name: there(array) for name, array in arrays.items()}
+        y = entry.convolve(spec, given, ("relu", None), None, "high", None, None).copy_to_host()
+        assert_equal(y, np.maximum(expected_of(case, x, weight, bias) + residual, 0))
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------
+
+STRIDED = [name for name in LAYOUTS if name not in ("unaligned", "big-endian")]
+
+
+@pytest.mark.parametrize("layout", STRIDED)
+@pytest.mark.parametrize("op", OPS)
+def test_any_strides(op: str, layout: str) -> None:
+    case = next(case for case in SMOKE if case.op == op and case.bias and len(case.x_shape) == case.ndim + 2)
+    x, weight, bias = arrays_of(case)
+    lay = LAYOUTS[layout]
+    strided = [simulated_array(lay(array)) for array in (x, weight, bias) if array is not None]
+    y = getattr(nbconv, op)(*strided, **case.params).copy_to_host()
+    assert_equal(y, expected_of(case, x, weight, bias))
+
+
+@pytest.mark.parametrize("order", ["contiguous", "guarded", "channels first"])
+def test_out(order: str) -> None:
+    case = Case("conv1d", (2, 7, 3), (4, 3, 3), {"padding": 1})
+    arrays = arrays_of(case)
+    buffer, view = guarded((2, 7, 4), np.float32)
+    if order == "contiguous":
+        view = np.full((2, 7, 4), np.nan, np.float32)
+    elif order == "channels first":
+        view = np.full((2, 4, 7), np.nan, np.float32).swapaxes(1, 2)
+    out = simulated_array(view)
+    x, weight, bias = map(there, arrays)
+    assert nbconv.conv1d(x, weight, bias, **case.params, out=out) is out
+    assert_equal(view, expected_of(case, *arrays))
+    if order == "guarded":
+        assert_guard_intact(buffer, view)
+
+
+def test_host_arrays_and_a_named_device() -> None:
+    case = Case("conv2d", (1, 4, 5, 3), (4, 3, 3, 3), {"padding": 1})
+    for dtype in DTYPES.values():
+        arrays = arrays_of(case, dtype)
+        expected = expected_of(case, *arrays)
+        y = nbconv.conv2d(*arrays, **case.params, device="cuda")
+        assert type(y) is np.ndarray
+        assert y.dtype == dtype
+        assert_equal(y, expected)
+        buffer, out = guarded(expected.shape, dtype)
+        assert nbconv.conv2d(*arrays, **case.params, device="cuda:0", out=out) is out
+        assert_equal(out, expected)
+        assert_guard_intact(buffer, out)
+
+
+# ---- backward ------------------------------------------------------------------------------------------------------
+
+
+def check_gradients(case: Case, dtype: Any) -> None:
+    arrays = data_of(case, dtype)
+    grads = getattr(nbconv, f"{case.op}_backward")(*map(there, arrays), **case.params)
+    for name, grad, expected in zip(grads._fields, grads, oracle(case, *arrays), strict=True):
+        assert_equal(grad.copy_to_host(), expected, name)
+
+
+@pytest.mark.parametrize("case", case_params([case for case in AFFORDABLE if case.macs <= 20_000]))
+def test_gradients(case: Case) -> None:
+    check_gradients(case, np.float32)
+
+
+@pytest.mark.parametrize("dtype", [name for name in DTYPES if name != "float32"])
+@pytest.mark.parametrize("case", case_params([case for case in BRIEF if case.macs <= 700]))
+def test_gradients_of_every_type(case: Case, dtype: str) -> None:
+    check_gradients(case, DTYPES[dtype])
+
+
+@pytest.mark.parametrize("case", case_params(MODES))
+def test_gradients_of_every_padding_mode(case: Case) -> None:
+    dy, x, weight = data_of(case)
+    backward = getattr(nbconv, f"{case.op}_backward")
+    grads = backward(there(dy), there(x), there(weight), **case.params, needs=("x",))
+    assert (grads.weight, grads.bias) == (None, None)
+    assert_equal(grads.x.copy_to_host(), oracle(case, dy, x, weight)[0])
+
+
+def test_gradients_in_several_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients, "_LEAST_ROWS", 3)
+    gradients._weight_launches.cache_clear()
+    for case in (
+        Case("conv1d", (2, 13, 3), (4, 3, 3), {"padding": 1, "stride": 2}),
+        Case("conv_transpose2d", (2, 3, 4, 4), (4, 1, 2, 2), {"stride": 2, "groups": 4}),
+    ):
+        check_gradients(case, np.float32)
+    gradients._weight_launches.cache_clear()
+
+
+def test_gradients_of_host_arrays() -> None:
+    case = Case("conv1d", (2, 7, 3), (4, 3, 3), {"padding": 1})
+    dy, x, weight = data_of(case)
+    grads = nbconv.conv1d_backward(dy, x, weight, **case.params, device="cuda")
+    for grad, expected in zip(grads, oracle(case, dy, x, weight), strict=True):
+        assert type(grad) is np.ndarray
+        assert_equal(grad, expected)
+
+
+# ---- layers --------------------------------------------------------------------------------------------------------
+
+
+def test_layers() -> None:
+    rng = np.random.default_rng(0)
+    x, weight, bias = (whole_numbers(rng, shape) for shape in ((2, 9, 3), (4, 3, 3), (4,)))
+    host = nbconv.Conv1d(weight, bias, stride=2, padding="same", activation="relu")
+    layer = host.to("cuda")
+    y = layer(there(x))
+    assert_equal(y.copy_to_host(), host(x))
+    out = simulated_array(np.full((2, 5, 4), np.nan, np.float32))
+    assert layer(there(x), out=out) is out
+    assert_equal(out.copy_to_host(), host(x))
+    assert_equal(layer.to("cpu")(x), host(x))
+    assert_equal(pickle.loads(pickle.dumps(layer))(there(x)).copy_to_host(), host(x))
+
+
+def test_layers_pack_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    layer = nbconv.ConvTranspose1d(whole_numbers(rng, (3, 4, 5)), stride=3, padding=1)
+    remote, launched = layer.to("cuda"), []
+    run = plan.Launch.__call__
+
+    def counted(self: Any, *arguments: Any) -> None:
+        launched.append(self.kernel.__name__)
+        run(self, *arguments)
+
+    monkeypatch.setattr(plan.Launch, "__call__", counted)
+    for length in (7, 4, 9):
+        x = whole_numbers(rng, (1, length, 3))
+        assert_equal(remote(there(x)).copy_to_host(), layer(x))
+    # An output shorter than the stride has fewer phases, packed apart.
+    x = whole_numbers(rng, (1, 1, 3))
+    short = nbconv.ConvTranspose1d(layer.weight, stride=3, padding=2)
+    assert_equal(short.to("cuda")(there(x)).copy_to_host(), short(x))
+    assert launched.count("pack_operands") == 2
+
+
+def test_gradients_of_layers() -> None:
+    rng = np.random.default_rng(2)
+    layer = nbconv.Conv1d(whole_numbers(rng, (4, 3, 3)), whole_numbers(rng, (4,)))
+    x, dy = whole_numbers(rng, (2, 9, 3)), whole_numbers(rng, (2, 7, 4))
+    for grad, expected in zip(layer.to("cuda").backward(there(dy), there(x)), layer.backward(dy, x), strict=True):
+        assert_equal(grad.copy_to_host(), expected)
+
+
+def test_networks() -> None:
+    rng = np.random.default_rng(3)
+    net = nbconv.Sequential(*(nbconv.Conv1d(whole_numbers(rng, (3, 3, 3)), padding="same") for _ in range(2)))
+    x = whole_numbers(rng, (1, 6, 3))
+    assert_equal(net.to("cuda")(there(x)).copy_to_host(), net(x))
+
+
+def test_one_device_is_there() -> None:
+    assert len(cuda.gpus) == 1
