@@ -1,0 +1,45 @@
+"""Every kernel's machine code, for each architecture: no spills, within its budgets, its hot loop what it should be."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cuda.lanes import needs_compiler
+
+needs_compiler()
+
+from tests.cuda.checks import sass  # noqa: E402
+from tests.cuda.checks.listing import STATIC_SHARED, Entry, entries  # noqa: E402
+from tests.cuda.checks.toolchain import ARCHITECTURES, SM_80, Architecture  # noqa: E402
+
+RESERVED_SHARED = 1024  # bytes that sm_90 keeps for itself
+ENTRIES = entries()
+HOT = [entry for entry in ENTRIES if entry.hot]
+
+each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"sm_{a[0]}{a[1]}{a[2]}")
+
+
+@each_architecture
+@pytest.mark.parametrize("entry", ENTRIES, ids=str)
+def test_budgets(entry: Entry, architecture: Architecture) -> None:
+    """Numbers that are spilled, and arrays that are no registers, lie on the stack."""
+    resources = entry.compiled().resources(architecture)
+    assert (resources.stack, resources.local) == (0, 0)
+    assert resources.registers <= entry.most_registers
+    assert resources.shared <= STATIC_SHARED + RESERVED_SHARED * (architecture != SM_80)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=str)
+def test_sums_have_one_order(entry: Entry) -> None:
+    assert "atomicrmw" not in entry.compiled().llvm
+
+
+@each_architecture
+@pytest.mark.parametrize("entry", HOT, ids=str)
+def test_hot_loop(entry: Entry, architecture: Architecture) -> None:
+    listing = entry.compiled().sass(architecture)
+    assert not sass.count(sass.opcodes(listing), *sass.LOCAL_MEMORY)
+    loop = sass.hot_loop(listing, entry.hot)
+    missing = [opcode for opcode in entry.expected if not sass.count(loop.opcodes, opcode)]
+    assert not missing, loop.opcodes
+    assert loop.share(entry.hot) >= entry.share, loop.opcodes
