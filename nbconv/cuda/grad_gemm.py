@@ -19,7 +19,7 @@ from numpy import float32, int32, uint32
 from ..geometry import Geometry
 from . import table as T
 from .driver import cuda, inlined, kernel
-from .gemm_parts import inside, split_row, tile_of_block
+from .gemm_loads import inside, split_row, tile_of_block
 from .gemm_tiles import MOST_GRID, MULTIPROCESSORS, TILES
 from .intrinsics import ALIGNMENT, copy4, copy16, copy_commit, copy_wait0, fresh, load4, load_int, store4
 

@@ -10,7 +10,6 @@ from .driver import SIMULATED
 
 __all__ = [
     "ALIGNMENT",
-    "bfloat_to_float",
     "bits_of",
     "copy4",
     "copy16",
@@ -18,31 +17,26 @@ __all__ = [
     "copy_wait0",
     "copy_wait1",
     "float_of",
-    "float_to_bfloat",
-    "float_to_half",
     "fresh",
-    "half_to_float",
     "ldmatrix4",
     "ldmatrix4_transposed",
     "load1",
-    "load2",
     "load4",
+    "load_half",
     "load_int",
-    "load_words",
     "mma_bf16",
     "mma_f16",
     "mma_tf32",
     "round_tf32",
     "store2",
     "store4",
+    "store_half",
     "store_int",
-    "store_words",
 ]
 
 if SIMULATED:
     from .intrinsics_plain import (
         ALIGNMENT,
-        bfloat_to_float,
         bits_of,
         copy4,
         copy16,
@@ -50,25 +44,21 @@ if SIMULATED:
         copy_wait0,
         copy_wait1,
         float_of,
-        float_to_bfloat,
-        float_to_half,
         fresh,
-        half_to_float,
         ldmatrix4,
         ldmatrix4_transposed,
         load1,
-        load2,
         load4,
+        load_half,
         load_int,
-        load_words,
         mma_bf16,
         mma_f16,
         mma_tf32,
         round_tf32,
         store2,
         store4,
+        store_half,
         store_int,
-        store_words,
     )
 
 else:
@@ -102,51 +92,25 @@ else:
     def _global_address(builder, pointer):
         return builder.ptrtoint(builder.addrspacecast(pointer, ir.PointerType(pointer.type.pointee, 1)), _I64)
 
-    def _vector_load(number, count, alignment):
-        """Make a load of `count` 32-bit numbers in one instruction."""
+    def _scalar_load(number, kind):
+        """Make a load of one number of an array of any type."""
+        size = number.width // 8 if isinstance(number, ir.IntType) else 4
 
         @intrinsic
         def load(typingctx, array, base, offset):
             if not _is_flat(array):
                 return None
-            kind = {_F32: types.float32, _I32: types.uint32}[number] if count > 1 else array.dtype
-            signature = (types.UniTuple(kind, count) if count > 1 else kind)(array, base, offset)
 
             def codegen(context, builder, signature, args):
-                vector = ir.VectorType(number, count) if count > 1 else number
                 pointer = _pointer(context, builder, signature, args, 0, 1, 2)
-                value = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=alignment)
-                if count == 1:
-                    return value
-                return cgutils.pack_array(builder, [builder.extract_element(value, _I32(i)) for i in range(count)])
+                return builder.load(builder.bitcast(pointer, number.as_pointer()), align=size)
 
-            return signature, codegen
+            return kind(array, base, offset), codegen
 
         return load
 
-    def _vector_store(number, count, alignment):
-        """Make a store of `count` 32-bit numbers in one instruction."""
-
-        @intrinsic
-        def store(typingctx, array, index, values):
-            if not (_is_flat(array) and isinstance(values, types.UniTuple) and values.count == count):
-                return None
-            signature = types.void(array, index, values)
-
-            def codegen(context, builder, signature, args):
-                vector = ir.VectorType(number, count)
-                pointer = builder.bitcast(_pointer(context, builder, signature, args, 0, 1), vector.as_pointer())
-                value = ir.Constant(vector, ir.Undefined)
-                for i in range(count):
-                    value = builder.insert_element(value, builder.extract_value(args[2], i), _I32(i))
-                builder.store(value, pointer, align=alignment)
-                return context.get_dummy_value()
-
-            return signature, codegen
-
-        return store
-
-    load_int = _vector_load(_I32, 1, 4)
+    load1, load_int = _scalar_load(_F32, types.float32), _scalar_load(_I32, types.int32)
+    load_half = _scalar_load(_I16, types.uint16)
 
     @intrinsic
     def store_int(typingctx, array, base, offset, value):  # noqa: D103 (its twin says it)
@@ -160,10 +124,75 @@ else:
 
         return types.void(array, base, offset, value), codegen
 
-    load1, load2, load4 = _vector_load(_F32, 1, 4), _vector_load(_F32, 2, 8), _vector_load(_F32, 4, 16)
-    load_words = _vector_load(_I32, 4, 16)
-    store2, store4 = _vector_store(_F32, 2, 8), _vector_store(_F32, 4, 16)
-    store_words = _vector_store(_I32, 4, 16)
+    @intrinsic
+    def store_half(typingctx, array, index, value):  # noqa: D103
+        if not _is_flat(array):
+            return None
+
+        def codegen(context, builder, signature, args):
+            start = context.make_array(signature.args[0])(context, builder, value=args[0]).data
+            index = context.cast(builder, args[1], signature.args[1], types.int32)
+            pointer = builder.gep(builder.bitcast(start, _I16.as_pointer()), [index], inbounds=True)
+            builder.store(context.cast(builder, args[2], signature.args[2], types.uint16), pointer, align=2)
+            return context.get_dummy_value()
+
+        return types.void(array, index, value), codegen
+
+    def _as_float(builder, value, stored):
+        """Turn a number as an array of `stored` holds it into float32."""
+        if stored == types.uint16:  # the word of a bfloat16
+            return builder.bitcast(builder.shl(builder.zext(value, _I32), _I32(16)), _F32)
+        return builder.fpext(value, _F32) if stored == types.float16 else value
+
+    def _as_stored(builder, value, stored):
+        """Round a float32 to what an array of `stored` holds."""
+        if stored == types.uint16:
+            kind = ir.FunctionType(_I16, [_F32])
+            return builder.call(ir.InlineAsm(kind, "cvt.rn.bf16.f32 $0, $1;", "=h,f"), [value])
+        return builder.fptrunc(value, _F16) if stored == types.float16 else value
+
+    _STORED = {types.float32: (_F32, 4), types.float16: (_F16, 2), types.uint16: (_I16, 2)}
+
+    @intrinsic
+    def load4(typingctx, array, base, offset):  # noqa: D103
+        if not (_is_flat(array) and array.dtype in _STORED):
+            return None
+
+        def codegen(context, builder, signature, args):
+            stored = signature.args[0].dtype
+            number, size = _STORED[stored]
+            pointer = _pointer(context, builder, signature, args, 0, 1, 2)
+            vector = builder.load(builder.bitcast(pointer, ir.VectorType(number, 4).as_pointer()), align=4 * size)
+            four = [_as_float(builder, builder.extract_element(vector, _I32(i)), stored) for i in range(4)]
+            return cgutils.pack_array(builder, four)
+
+        return _FLOATS(array, base, offset), codegen
+
+    def _vector_store(count):
+        """Make a store of `count` float32, rounded to what the array holds, in one instruction."""
+
+        @intrinsic
+        def store(typingctx, array, index, values):
+            if not (_is_flat(array) and array.dtype in _STORED and getattr(values, "count", 0) == count):
+                return None
+
+            def codegen(context, builder, signature, args):
+                stored = signature.args[0].dtype
+                number, size = _STORED[stored]
+                kind = ir.VectorType(number, count)
+                vector = ir.Constant(kind, ir.Undefined)
+                for i in range(count):
+                    value = _as_stored(builder, builder.extract_value(args[2], i), stored)
+                    vector = builder.insert_element(vector, value, _I32(i))
+                pointer = _pointer(context, builder, signature, args, 0, 1)
+                builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=count * size)
+                return context.get_dummy_value()
+
+            return types.void(array, index, types.UniTuple(types.float32, count)), codegen
+
+        return store
+
+    store2, store4 = _vector_store(2), _vector_store(4)
 
     def _copy(size, cache):
         """Make an asynchronous copy of `size` bytes from global to shared memory; zeros where it is not valid."""
@@ -267,18 +296,6 @@ else:
     bits_of = _unary(types.uint32, types.float32, lambda builder, value: builder.bitcast(value, _I32))
     float_of = _unary(types.float32, types.uint32, lambda builder, value: builder.bitcast(value, _F32))
     round_tf32 = _unary(types.uint32, types.float32, _assembly("cvt.rna.tf32.f32 $0, $1;", "=r,f", _I32, _F32))
-    half_to_float = _unary(
-        types.float32, types.uint16, lambda builder, value: builder.fpext(builder.bitcast(value, _F16), _F32)
-    )
-    float_to_half = _unary(
-        types.uint16, types.float32, lambda builder, value: builder.bitcast(builder.fptrunc(value, _F16), _I16)
-    )
-    bfloat_to_float = _unary(
-        types.float32,
-        types.uint16,
-        lambda builder, value: builder.bitcast(builder.shl(builder.zext(value, _I32), _I32(16)), _F32),
-    )
-    float_to_bfloat = _unary(types.uint16, types.float32, _assembly("cvt.rn.bf16.f32 $0, $1;", "=h,f", _I16, _F32))
     # A value that the compiler takes for a new one: what is computed from it is not kept in registers from before.
     fresh = _unary(
         types.int32,

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .storage import narrow, widen
+
 ALIGNMENT = None  # the simulator's shared arrays take none
 WARP = 32
 PATIENCE = 60  # seconds; a warp that does not meet is an error, not a hang
@@ -23,15 +25,54 @@ def load1(array, base, offset):
 load_int = load1
 
 
-def load2(array, base, offset):
-    """Read two numbers in one instruction."""
-    return array[base + offset], array[base + offset + 1]
+def load_half(array, base, offset):
+    """Read one 16-bit number as a word."""
+    return array[base + offset].view(np.uint16)
 
 
 def load4(array, base, offset):
-    """Read four 32-bit numbers in one instruction."""
-    start = base + offset
-    return array[start], array[start + 1], array[start + 2], array[start + 3]
+    """Read four numbers in one instruction, as float32."""
+    start = _aligned(array, base + offset, 4)
+    return tuple(np.float32(widen(array[start + i])) for i in range(4))
+
+
+def _aligned(array, start, count):
+    """Check what hardware checks: that a vector of `count` numbers starts at a multiple of its size."""
+    if start % count:
+        raise ValueError(f"misaligned access to {count} numbers of {array.dtype} from {start} on")
+    return start
+
+
+def store_half(array, index, value):
+    """Write a 16-bit number over an array, at `index` counted in such numbers."""
+    array.view(np.uint16)[index] = value
+
+
+def store2(array, index, values):
+    """Write two float32, rounded to what the array holds, in one instruction."""
+    _store(array, index, values, 2)
+
+
+def store4(array, index, values):
+    """Write four float32, rounded to what the array holds, in one instruction."""
+    _store(array, index, values, 4)
+
+
+def _store(array, index, values, count):
+    start = _aligned(array, index, count)
+    for i in range(count):
+        array[start + i] = narrow(np.float32(values[i]), array)
+
+
+def _copy(shared, to, array, start, valid, size):
+    """Copy `size` bytes to word `to` of shared memory."""
+    words, count = size // 4, size // array.dtype.itemsize
+    _aligned(shared, to, words)
+    data = np.zeros(words, np.float32)
+    if valid:
+        _aligned(array, start, count)
+        data = np.array([array[start + i] for i in range(count)], array.dtype).view(np.float32)
+    shared[to : to + words] = data
 
 
 def _span(array, start, words):
@@ -44,38 +85,9 @@ def _span(array, start, words):
     return part
 
 
-def load_words(array, base, offset):
-    """Read 16 bytes as four 32-bit words."""
-    return tuple(_span(array, base + offset, 4).view(np.uint32))
-
-
 def store_int(array, base, offset, value):
     """Write one integer."""
     array[base + offset] = value
-
-
-def store2(array, index, values):
-    """Write two numbers in one instruction."""
-    array[index], array[index + 1] = values
-
-
-def store4(array, index, values):
-    """Write four 32-bit numbers in one instruction."""
-    array[index], array[index + 1], array[index + 2], array[index + 3] = values
-
-
-def store_words(array, index, values):
-    """Write four 32-bit words over an array of any type."""
-    for i, value in enumerate(np.array(values, np.uint32).view(array.dtype)):
-        array[index + i] = value
-
-
-def _copy(shared, to, array, start, valid, size):
-    count = size // shared.dtype.itemsize
-    if to % count or (valid and start % count):
-        raise ValueError(f"misaligned copy of {count} numbers from element {start} to {to}")
-    for i in range(count):
-        shared[to + i] = array[start + i].view(shared.dtype) if valid else 0
 
 
 def copy16(shared, to, array, start, valid):
@@ -214,27 +226,3 @@ def float_of(bits):
 def round_tf32(value):
     """Round to 10 bits of fraction, halves away from zero."""
     return np.uint32((int(bits_of(value)) + 0x1000) & 0xFFFFE000)
-
-
-def half_to_float(bits):
-    """Turn the word of a float16 into float32."""
-    return np.float32(np.uint16(bits).view(np.float16))
-
-
-def float_to_half(value):
-    """Round a float32 to the word of a float16."""
-    with np.errstate(over="ignore"):
-        return np.float32(value).astype(np.float16).view(np.uint16)
-
-
-def bfloat_to_float(bits):
-    """Turn the word of a bfloat16 into float32."""
-    return np.uint32(int(bits) << 16).view(np.float32)
-
-
-def float_to_bfloat(value):
-    """Round to 7 bits of fraction, halves to even; NaN stays NaN."""
-    bits = int(bits_of(value))
-    if np.isnan(value):
-        return np.uint16(0x7FFF)
-    return np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 & 0xFFFF)

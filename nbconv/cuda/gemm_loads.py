@@ -1,4 +1,4 @@
-"""What every product kernel shares: the walk over taps and channels, the ring of slices, the finish of a tile.
+"""How the tiled kernels read: the walk over taps and channels, and the copies of slices to shared memory.
 
 A product is a matrix multiplication whose left operand is never formed. Row `m` is an output position, `k` runs over
 (tap, channel of the group), and element `(m, k)` is the number of x that this tap of this position reads. A block of
@@ -9,19 +9,15 @@ the end of the reduction cost nothing.
 Left slices lie in shared memory as two halves of (rows, 32 bytes). A row's two 16-byte chunks change places in every
 other group of four rows: then both the copies of eight neighbouring threads and every pattern of reads that the
 kernels use touch all 32 banks once.
-
-Steps of the work, each a device function of its own: load (`copy_left`, `copy_right`), multiply and accumulate (the
-kernels' own), finish (`finish_tile`).
 """
 
 from __future__ import annotations
 
-from numpy import float32, int32, uint32
+from numpy import int32, uint16, uint32
 
 from . import table as T
-from .activations import activate
 from .driver import cuda, inlined
-from .intrinsics import bits_of, copy4, copy16, float_of, load4, load_int, store4, store_int
+from .intrinsics import copy4, copy16, load_half, load_int, store_half, store_int
 
 OUTSIDE = -(2**30)  # an address that stays negative whatever channel is added
 BEYOND = 2**31  # a place in the weights that stays beyond every end
@@ -133,27 +129,31 @@ def advance(table, fields, channel, step, end, rows, walk, own, stride, address,
 
 @inlined
 def copy_left(
-    shared, to, row_step, half_step, x, table, fields, channel, end, rows, walk, own, stride, address, masked
+    shared, to, row_step, half_step, x, table, fields, channel, end, rows, walk, own, stride, address, chunk, masked
 ):
     """Copy this thread's chunks of a left slice, one of each half, each after the step that leads to it.
 
-    A chunk is four numbers that follow each other in the reduction, and the thread's next is eight further on. Masked:
-    they are copied one by one, for channels that four does not divide, an x that 16-byte accesses do not meet, or
-    padding that is not zeros. Returns the channel.
+    A chunk is `chunk` numbers that follow each other in the reduction, 16 bytes; the thread's next is two chunks on.
+    Masked: they are copied one by one, for channels that `chunk` does not divide, or padding that is not zeros.
+    Returns the channel.
     """
     last = int32(to + half_step)
     while to <= last:
         if masked:
             number = int32(0)
-            while number < int32(4):
-                step = int32(5) if number == int32(0) else int32(1)
+            while number < int32(chunk):
+                step = int32(chunk + 1) if number == int32(0) else int32(1)
                 channel = advance(table, fields, channel, step, end, rows, walk, own, stride, address, masked)
                 for r in range(rows):
                     start = int32(address[r] + channel)
-                    copy4(shared, int32(int32(to + r * row_step) + number), x, start, address[r] >= 0)
+                    row = int32(to + r * row_step)
+                    if chunk == 4:
+                        copy4(shared, int32(row + number), x, start, address[r] >= 0)
+                    else:
+                        copy_half(shared, int32(2 * row + number), x, start, address[r] >= 0)
                 number = int32(number + 1)
         else:
-            channel = advance(table, fields, channel, int32(8), end, rows, walk, own, stride, address, masked)
+            channel = advance(table, fields, channel, int32(2 * chunk), end, rows, walk, own, stride, address, masked)
             for r in range(rows):
                 copy16(shared, int32(to + r * row_step), x, int32(address[r] + channel), address[r] >= 0)
         to = int32(to + half_step)
@@ -161,7 +161,16 @@ def copy_left(
 
 
 @inlined
-def copy_right(shared, to, weight, place, table, end, copies, rows, columns, takes_part):
+def copy_half(shared, to, x, start, valid):
+    """Copy one 16-bit number to place `to`, counted in such numbers; zero where it is not valid."""
+    word = uint16(0)
+    if valid:
+        word = load_half(x, start, 0)
+    store_half(shared, to, word)
+
+
+@inlined
+def copy_right(shared, to, to_step, weight, place, table, end, copies, rows, takes_part):
     """Copy this thread's chunks of a right slice, `rows` rows apart; zeros from the end of the group's weights on.
 
     Returns where its chunks of the next slice start.
@@ -169,71 +178,6 @@ def copy_right(shared, to, weight, place, table, end, copies, rows, columns, tak
     step = int32(rows * table[T.WEIGHT_ROW_STEP])
     for q in range(copies):
         if takes_part:
-            copy16(shared, int32(to + q * rows * columns), weight, place, place < end)
+            copy16(shared, int32(to + q * to_step), weight, place, place < end)
         place = uint32(place + uint32(step))
     return place
-
-
-@inlined
-def note_outputs(shared, start, table, fields, group, first, count, limit, thread, threads):
-    """Note in shared memory where in y each row of the tile goes; -1 for rows beyond the last."""
-    r = thread
-    while r < count:
-        m = int32(first + r)
-        sample, h, w = split_row(table, fields, m)
-        h = int32(load_int(table, fields, T.OUT_START_H) + int32(h * load_int(table, fields, T.OUT_STEP_H)))
-        w = int32(load_int(table, fields, T.OUT_START_W) + int32(w * load_int(table, fields, T.OUT_STEP_W)))
-        line = int32(int32(sample * table[T.OUT_H]) + h)
-        place = int32(int32(int32(line * table[T.OUT_W]) + w) * table[T.C_OUT])
-        place = int32(place + int32(group * table[T.C_OUT_GROUP])) if m < limit else int32(-1)
-        shared[start + r] = float_of(uint32(place))
-        r = int32(r + threads)
-
-
-@inlined
-def finish_rows(shared, pitch, notes, bias, residual, y, table, group, first_column, count, columns, thread, threads):
-    """Add bias and residual to `count` rows of sums in shared memory, apply the activation, store them.
-
-    Every thread keeps its columns and goes down the rows.
-    """
-    code, has_residual = table[T.ACTIVATION], table[T.HAS_RESIDUAL]
-    parameter = bias[table[T.C_OUT]]
-    limit = int32(table[T.C_OUT_GROUP] - first_column)
-    bias_start = int32(int32(group * table[T.C_OUT_GROUP]) + first_column)
-    if int32(table[T.C_OUT_GROUP] & int32(3)) == int32(0):
-        column = int32(int32(thread * int32(4)) & int32(columns - 1))
-        if column < limit:
-            b0, b1, b2, b3 = load4(bias, bias_start, column)
-            row = int32(int32(thread * int32(4)) // columns)
-            while row < count:
-                place = int32(bits_of(shared[notes + row]))
-                if place >= int32(0):
-                    place = int32(place + first_column)
-                    v0, v1, v2, v3 = load4(shared, int32(row * pitch), column)
-                    v0, v1, v2, v3 = float32(v0 + b0), float32(v1 + b1), float32(v2 + b2), float32(v3 + b3)
-                    if has_residual != int32(0):
-                        r0, r1, r2, r3 = load4(residual, place, column)
-                        v0, v1, v2, v3 = float32(v0 + r0), float32(v1 + r1), float32(v2 + r2), float32(v3 + r3)
-                    if code != int32(0):
-                        turn = int32(0)
-                        while turn < int32(4):
-                            v0, v1, v2, v3 = v1, v2, v3, activate(code, v0, parameter)
-                            turn = int32(turn + 1)
-                    store4(y, int32(place + column), (v0, v1, v2, v3))
-                row = int32(row + int32(int32(threads * 4) // columns))
-    else:
-        column = int32(thread & int32(columns - 1))
-        if column < limit:
-            b0 = bias[bias_start + column]
-            row = int32(thread // columns)
-            while row < count:
-                place = int32(bits_of(shared[notes + row]))
-                if place >= int32(0):
-                    place = int32(int32(place + first_column) + column)
-                    v0 = float32(shared[int32(row * pitch) + column] + b0)
-                    if has_residual != int32(0):
-                        v0 = float32(v0 + residual[place])
-                    if code != int32(0):
-                        v0 = activate(code, v0, parameter)
-                    y[place] = v0
-                row = int32(row + int32(threads // columns))

@@ -1,0 +1,213 @@
+"""The body of every tiled product: load slices in a ring, multiply and accumulate, finish the tile.
+
+The steps are device functions that the kernels hand in or that stand here, so that others can take their place:
+
+    load        `gemm_loads.copy_left`, `gemm_loads.copy_right`: a slice of x and of the weights into a stage
+    read        where a thread's part of a slice lies in a stage: `start_reading(thread, m_tile, n_tile, reading)`
+    multiply    and accumulate a slice: `multiply(shared, read, reading, m_tile, n_tile, sums)`
+    lay         rows `base` to `base + count` of the tile in shared memory: `lay(shared, sums, base, count, pitch, ...)`
+    finish      `finish_rows`: bias, residual, activation, store
+"""
+
+from __future__ import annotations
+
+from numpy import float32, int32, uint32
+
+from . import table as T
+from .activations import activate
+from .driver import cuda, inlined
+from .gemm_loads import BEYOND, copy_left, copy_right, phase_of_block, split_row, start_walk, tile_of_block
+from .intrinsics import bits_of, copy_commit, copy_wait0, copy_wait1, float_of, fresh, load4, load_int, store4
+from .storage import narrow, widen
+
+__all__ = ["WORDS", "product"]
+
+WORDS = 16  # of a row of the left slice, four bytes each
+
+
+@inlined
+def product(
+    x, weight, bias, residual, y, table, shared, walk, own, stride, sums, m_tile, n_tile, threads, rows, stages, chunk,
+    swizzle_mask, swizzle_shift, pad, masked, start_reading, multiply, lay,
+):  # fmt: skip
+    """Make this block's tile of a product.
+
+    Math     y[m, o] = f(sum_k x(m, k) * w[k, o] + bias[o] + residual[m, o])
+    Shapes   x, y, residual flat, channels last . weight, bias, table as `table` says . shared: `stages` slices of both
+             operands, in words of four bytes . walk: see `gemm_loads` . sums: this thread's part of the tile
+    Tile     (m_tile, n_tile) by `threads` threads; each copies `rows` rows of a left slice with one other thread.
+             A slice is four chunks of `chunk` numbers deep
+    Swizzle  in row k of a right slice, chunk c stands in place c ^ ((k & swizzle_mask) << swizzle_shift)
+    """
+    group, fields = phase_of_block(table, int32(0))
+    fields = fresh(fields)
+    row_tile, column_tile = tile_of_block(int32(0))
+    first_row, first_column = int32(row_tile * m_tile), int32(column_tile * n_tile)
+    limit = int32(table[T.SAMPLES] * int32(load_int(table, fields, T.ROWS_H) * load_int(table, fields, T.ROWS_W)))
+    if first_row >= limit:
+        return
+    thread = int32(cuda.threadIdx.x)
+    depth = 4 * chunk
+    left_size = WORDS * m_tile
+    stage_size = left_size + WORDS * n_tile
+    ring = stages * stage_size
+
+    # Left: this thread's rows of x and its place in the reduction.
+    address = cuda.local.array(2, int32)
+    row, own_chunk = int32(thread >> 1), int32(int32(thread ^ (thread >> 3)) & 1)
+    start_walk(table, fields, int32(first_row + row), threads // 2, rows, limit, walk, own, stride)
+    last_channel = int32(int32(group + 1) * table[T.C_IN_GROUP])
+    channel = int32(last_channel + int32(chunk * own_chunk - (chunk + 1 if masked else 2 * chunk)))
+    to_left = int32(4 * thread)
+
+    # Right: this thread's rows and columns of the weights.
+    chunks = n_tile // chunk  # of a row of the slice
+    right_row = int32(thread // chunks)
+    right_chunk = int32(int32(thread - int32(right_row * chunks)) ^ int32((right_row & swizzle_mask) << swizzle_shift))
+    right_column = int32(first_column + int32(chunk * right_chunk))
+    weight_step = table[T.WEIGHT_ROW_STEP]
+    reduction = int32(
+        int32(load_int(table, fields, T.TAPS_H) * load_int(table, fields, T.TAPS_W)) * table[T.C_IN_GROUP]
+    )
+    start = int32(load_int(table, fields, T.WEIGHT_START) + int32(group * load_int(table, fields, T.WEIGHT_GROUP_STEP)))
+    end = uint32(start + int32(reduction * weight_step))
+    place = uint32(int32(start + int32(right_row * weight_step)) + right_column)
+    if right_column >= table[T.COLUMNS] or right_row >= depth:
+        place = uint32(BEYOND)
+    right_rows = min(depth, threads // chunks)  # that the block copies at a time
+    copies = depth // right_rows
+    to_right = int32(left_size + 4 * thread)
+    takes_part = threads <= depth * chunks or right_row < depth
+
+    reading = cuda.local.array(5, int32)
+    start_reading(thread, m_tile, n_tile, reading)
+    for i in range(sums.shape[0]):
+        for j in range(sums.shape[1]):
+            sums[i, j] = float32(0)
+
+    remaining = int32(int32(reduction + (depth - 1)) // depth)  # slices
+    write = int32(0)
+    while write < int32(ring - stage_size):
+        if write < int32(remaining * stage_size):
+            channel = copy_left(
+                shared, int32(write + to_left), 4 * threads, 8 * m_tile, x, table, fields, channel, last_channel, rows,
+                walk, own, stride, address, chunk, masked,
+            )  # fmt: skip
+            place = copy_right(
+                shared, int32(write + to_right), 4 * threads, weight, place, table, end, copies, right_rows, takes_part
+            )
+        copy_commit()
+        write = int32(write + stage_size)
+    read = int32(0)
+    while remaining > 0:
+        if stages == 2:
+            copy_wait0()
+        else:
+            copy_wait1()
+        cuda.syncthreads()
+        write = int32(read - stage_size)
+        write = int32(write + ring) if write < 0 else write
+        if remaining >= stages:
+            channel = copy_left(
+                shared, int32(write + to_left), 4 * threads, 8 * m_tile, x, table, fields, channel, last_channel, rows,
+                walk, own, stride, address, chunk, masked,
+            )  # fmt: skip
+            place = copy_right(
+                shared, int32(write + to_right), 4 * threads, weight, place, table, end, copies, right_rows, takes_part
+            )
+        copy_commit()
+        multiply(shared, read, reading, m_tile, n_tile, sums)
+        read = int32(read + stage_size)
+        read = int32(0) if read == int32(ring) else read
+        remaining = int32(remaining - 1)
+    copy_wait0()
+    cuda.syncthreads()
+    finish(bias, residual, y, table, shared, ring, sums, m_tile, n_tile, threads, pad, lay)
+
+
+@inlined
+def finish(bias, residual, y, table, shared, room, sums, m_tile, n_tile, threads, pad, lay):
+    """Lay the sums into the ring's memory, as many rows at a time as fit, and finish them there."""
+    zero = fresh(int32(0))
+    thread = int32(int32(cuda.threadIdx.x) + zero)
+    group, fields = phase_of_block(table, zero)
+    row_tile, column_tile = tile_of_block(zero)
+    first_row, first_column = int32(row_tile * m_tile), int32(column_tile * n_tile)
+    limit = int32(table[T.SAMPLES] * int32(load_int(table, fields, T.ROWS_H) * load_int(table, fields, T.ROWS_W)))
+    pitch = n_tile + pad
+    fitting = room // (pitch + 1)
+    count = 128 if fitting >= 128 else (64 if fitting >= 64 else 32)
+    notes = count * pitch
+    base = int32(0)
+    while base < m_tile:
+        note_outputs(shared, notes, table, fields, group, int32(first_row + base), count, limit, thread, threads)
+        lay(shared, sums, base, count, pitch, thread, n_tile)
+        cuda.syncthreads()
+        finish_rows(shared, pitch, notes, bias, residual, y, table, group, first_column, count, n_tile, thread, threads)
+        cuda.syncthreads()
+        base = int32(base + count)
+
+
+@inlined
+def note_outputs(shared, start, table, fields, group, first, count, limit, thread, threads):
+    """Note in shared memory where in y each row of the tile goes; -1 for rows beyond the last."""
+    r = thread
+    while r < count:
+        m = int32(first + r)
+        sample, h, w = split_row(table, fields, m)
+        h = int32(load_int(table, fields, T.OUT_START_H) + int32(h * load_int(table, fields, T.OUT_STEP_H)))
+        w = int32(load_int(table, fields, T.OUT_START_W) + int32(w * load_int(table, fields, T.OUT_STEP_W)))
+        line = int32(int32(sample * table[T.OUT_H]) + h)
+        place = int32(int32(int32(line * table[T.OUT_W]) + w) * table[T.C_OUT])
+        place = int32(place + int32(group * table[T.C_OUT_GROUP])) if m < limit else int32(-1)
+        shared[start + r] = float_of(uint32(place))
+        r = int32(r + threads)
+
+
+@inlined
+def finish_rows(shared, pitch, notes, bias, residual, y, table, group, first_column, count, columns, thread, threads):
+    """Add bias and residual to `count` rows of sums in shared memory, apply the activation, store them.
+
+    Every thread keeps its columns and goes down the rows.
+    """
+    code, has_residual = table[T.ACTIVATION], table[T.HAS_RESIDUAL]
+    parameter = bias[table[T.C_OUT]]
+    limit = int32(table[T.C_OUT_GROUP] - first_column)
+    bias_start = int32(int32(group * table[T.C_OUT_GROUP]) + first_column)
+    if int32(table[T.C_OUT_GROUP] & int32(3)) == int32(0):
+        column = int32(int32(thread * int32(4)) & int32(columns - 1))
+        if column < limit:
+            b0, b1, b2, b3 = load4(bias, bias_start, column)
+            row = int32(int32(thread * int32(4)) // columns)
+            while row < count:
+                place = int32(bits_of(shared[notes + row]))
+                if place >= int32(0):
+                    place = int32(place + first_column)
+                    v0, v1, v2, v3 = load4(shared, int32(row * pitch), column)
+                    v0, v1, v2, v3 = float32(v0 + b0), float32(v1 + b1), float32(v2 + b2), float32(v3 + b3)
+                    if has_residual != int32(0):
+                        r0, r1, r2, r3 = load4(residual, place, column)
+                        v0, v1, v2, v3 = float32(v0 + r0), float32(v1 + r1), float32(v2 + r2), float32(v3 + r3)
+                    if code != int32(0):
+                        turn = int32(0)
+                        while turn < int32(4):
+                            v0, v1, v2, v3 = v1, v2, v3, activate(code, v0, parameter)
+                            turn = int32(turn + 1)
+                    store4(y, int32(place + column), (v0, v1, v2, v3))
+                row = int32(row + int32(int32(threads * 4) // columns))
+    else:
+        column = int32(thread & int32(columns - 1))
+        if column < limit:
+            b0 = bias[bias_start + column]
+            row = int32(thread // columns)
+            while row < count:
+                place = int32(bits_of(shared[notes + row]))
+                if place >= int32(0):
+                    place = int32(int32(place + first_column) + column)
+                    v0 = float32(shared[int32(row * pitch) + column] + b0)
+                    if has_residual != int32(0):
+                        v0 = float32(v0 + widen(residual[place]))
+                    if code != int32(0):
+                        v0 = activate(code, v0, parameter)
+                    y[place] = narrow(v0, y)
+                row = int32(row + int32(threads // columns))
