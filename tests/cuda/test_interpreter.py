@@ -213,7 +213,7 @@ def test_a_parameter_of_barriers_is_an_error() -> None:
 @pytest.mark.parametrize(("stride", "factor"), [(4, 1), (8, 2), (12, 1), (128, 32), (132, 1)])
 def test_bank_conflicts(stride: int, factor: int) -> None:
     _, report = run(f"mul.lo.u32 %r8, %r2, {stride}; st.shared.u32 [%r8], %r2;", u32(32))
-    assert list(report.banks.values()) == [(factor, 1)]
+    assert list(report.banks.values()) == [(1, factor, 1)]
 
 
 def test_bank_rounds_of_wide_accesses() -> None:

@@ -34,12 +34,13 @@ class Report:
     """What a launch did: instructions executed by whole blocks, and the rounds of its shared accesses."""
 
     steps: int = 0
-    banks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    banks: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """By instruction: executions counted, the rounds they took, the rounds they needed."""
 
     @property
     def conflicts(self) -> dict[str, float]:
         """Rounds for each one that was needed, of those shared accesses that took more."""
-        return {text: took / needed for text, (took, needed) in self.banks.items() if took > needed}
+        return {text: took / needed for text, (_, took, needed) in self.banks.items() if took > needed}
 
 
 class Program:
@@ -111,7 +112,6 @@ class Block:
         self.copies: list[tuple[Array, Array, Array, Array]] = []  # cp.async: threads, their group, places, data
         self.groups = np.zeros(self.threads, np.int64)  # committed so far
         self.special = self._special(block, grid, shape, dynamic_shared)
-        self.seen: dict[str, int] = {}
 
     def _special(
         self, block: Sequence[int], grid: Sequence[int], shape: Sequence[int], dynamic: int

@@ -245,14 +245,16 @@ def check_alignment(addresses: Array, size: int, what: str) -> None:
         raise Fault(f"misaligned {size}-byte {what}")
 
 
-def bank_rounds(offsets: Array, size: int, lanes: Array) -> tuple[int, int]:
+def bank_rounds(offsets: Array, size: int, threads: Array) -> tuple[int, int]:
     """Count the rounds that one shared access takes, and those that it would take without conflicts.
 
-    32 banks serve a 4-byte word each; wide accesses go by halves (8 bytes) or quarters (16 bytes) of a warp.
+    32 banks serve a 4-byte word each; wide accesses go by halves (8 bytes) or quarters (16 bytes) of a warp. Threads
+    that meet in a word are served at once.
     """
-    part = lanes // {8: 16, 16: 8}.get(size, 32)
+    part = threads // {8: 16, 16: 8}.get(size, 32)
     words = (offsets.astype(np.int64) // 4)[:, None] + np.arange(max(1, size // 4))
-    pairs = np.unique(np.stack([np.repeat(part, words.shape[1]), words.reshape(-1)], 1), axis=0)
-    load = np.zeros((int(part.max()) + 1, 32), np.int64)
-    np.add.at(load, (pairs[:, 0], pairs[:, 1] % 32), 1)
-    return int(load.max(1).sum()), len(np.unique(part))
+    met = np.unique((part[:, None] << 32) | words)
+    parts, first = np.unique(met >> 32, return_index=True)
+    load = np.zeros((len(parts), 32), np.int64)
+    np.add.at(load, (np.searchsorted(first, np.arange(len(met)), "right") - 1, met % 32), 1)
+    return int(load.max(1).sum()), len(parts)

@@ -25,7 +25,7 @@ SPACES = {
     "param": "param",
     "const": "global",
 }
-BANK_SAMPLES = 4  # executions of an instruction whose bank conflicts are counted: they repeat in a loop
+BANK_SAMPLES = 2  # executions of an instruction whose bank conflicts are counted: they repeat in a loop
 
 
 def _space(opcode: tuple[str, ...]) -> str:
@@ -121,16 +121,10 @@ def _window(space: str, places: Array) -> tuple[str, Array]:
 
 def count_banks(block: Block, text: str, places: Array, size: int, threads: Array) -> None:
     """Add one execution to the report, of the first few."""
-    seen = block.seen.get(text, 0)
+    seen, took, needed = block.report.banks.get(text, (0, 0, 0))
     if seen < BANK_SAMPLES:
-        block.seen[text] = seen + 1
-        took, needed = block.report.banks.get(text, (0, 0))
-        warp = threads // 32
-        for w in np.unique(warp):
-            mine = warp == w
-            more = bank_rounds(places[mine], size, threads[mine] % 32)
-            took, needed = took + more[0], needed + more[1]
-        block.report.banks[text] = (took, needed)
+        more = bank_rounds(places, size, threads)
+        block.report.banks[text] = (seen + 1, took + more[0], needed + more[1])
 
 
 def _load_parameter(program: Program, instruction: Instruction) -> Step:
