@@ -11,6 +11,7 @@ from numpy import int32, int64
 from . import table as T
 from .activations import activate
 from .driver import cuda, inlined, kernel
+from .integers import quotient, source_position, split
 from .storage import narrow, widen
 
 __all__ = ["ROWS", "THREADS", "WIDE", "product_narrow", "product_wide"]
@@ -19,20 +20,6 @@ THREADS = 128
 ROWS = 4
 WIDE = 8  # columns of a thread of `product_wide`; divides table.COLUMN_BLOCK
 _ZEROS, _NOTHING = -1, -2  # in place of an offset in x
-
-
-@cuda.jit(device=True)
-def source_position(position, size, mode):
-    """Give the position of the input that stands at `position`, which may lie in the padding; -1 for zeros."""
-    if position >= int32(0) and position < size:
-        return position
-    if mode == int32(T.REFLECT):
-        return int32(-position) if position < int32(0) else int32(int32(2) * int32(size - int32(1)) - position)
-    if mode == int32(T.REPLICATE):
-        return int32(0) if position < int32(0) else int32(size - int32(1))
-    if mode == int32(T.CIRCULAR):
-        return int32(position + size) if position < int32(0) else int32(position - size)
-    return int32(-1)
 
 
 @inlined
@@ -54,10 +41,8 @@ def _sum_taps(x, weight, table, phase, first, group, column, offsets, sums):
                 row = int32(first + int32(i))
                 offsets[i] = int32(_NOTHING)
                 if row < rows:
-                    line = int32(row // rows_w)
-                    sample = int32(line // rows_h)
-                    h = int32(line - int32(sample * rows_h))
-                    w = int32(row - int32(line * rows_w))
+                    line, w = split(row, rows_w)
+                    sample, h = split(line, rows_h)
                     h = int32(int32(h * table[phase + T.STRIDE_H]) + int32(tap_h * table[phase + T.DILATION_H]))
                     w = int32(int32(w * table[phase + T.STRIDE_W]) + int32(tap_w * table[phase + T.DILATION_W]))
                     h = source_position(int32(h - table[phase + T.LO_H]), size_h, mode)
@@ -96,10 +81,8 @@ def _store(bias, residual, y, table, phase, first, group, column, sums):
     end = min(rows, int32(first + int32(ROWS)))
     last = min(columns, int32(column + int32(sums.shape[1])))
     while row < end:
-        line = int32(row // rows_w)
-        sample = int32(line // rows_h)
-        h = int32(line - int32(sample * rows_h))
-        w = int32(row - int32(line * rows_w))
+        line, w = split(row, rows_w)
+        sample, h = split(line, rows_h)
         h = int32(table[phase + T.OUT_START_H] + int32(h * table[phase + T.OUT_STEP_H]))
         w = int32(table[phase + T.OUT_START_W] + int32(w * table[phase + T.OUT_STEP_W]))
         line = int32(int32(int32(int32(sample * table[T.OUT_H]) + h) * table[T.OUT_W]) + w)
@@ -126,19 +109,18 @@ def _store(bias, residual, y, table, phase, first, group, column, sums):
 def _product(x, weight, bias, residual, y, table, offsets, sums):
     """Compute this thread's tile of every phase that falls to it; neighbouring threads take neighbouring columns."""
     width = int32(sums.shape[1])
-    blocks = int32(int32(table[T.C_OUT_GROUP] + int32(width - int32(1))) // width)
+    blocks = quotient(int32(table[T.C_OUT_GROUP] + int32(width - int32(1))), width)
     column_blocks = int32(blocks * table[T.GROUPS])
     phase = int32(cuda.blockIdx.z)
     while phase < table[T.PHASES]:
         fields = int32(int32(T.HEADER) + int32(phase * int32(T.PHASE_FIELDS)))
         rows = int32(table[T.SAMPLES] * int32(table[fields + T.ROWS_H] * table[fields + T.ROWS_W]))
-        row_blocks = int32(int32(rows + int32(ROWS - 1)) // int32(ROWS))
+        row_blocks = quotient(int32(rows + int32(ROWS - 1)), int32(ROWS))
         item = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
         if item < int64(row_blocks) * int64(column_blocks):
-            row_block = int32(item // int64(column_blocks))
-            rest = int32(item - int64(row_block) * int64(column_blocks))
-            group = int32(rest // blocks)
-            column = int32(int32(rest - int32(group * blocks)) * width)
+            row_block, rest = split(int32(item), column_blocks)
+            group, column = split(rest, blocks)
+            column = int32(column * width)
             first = int32(row_block * int32(ROWS))
             for i in range(ROWS):
                 for j in range(sums.shape[1]):

@@ -16,7 +16,7 @@ from numpy import int32
 
 from . import table as T
 from .driver import cuda, inlined, kernel
-from .general import source_position
+from .integers import quotient, source_position, split
 from .packing import FIRST, SECOND, START, TAP_H, TAP_W
 from .storage import narrow, widen
 
@@ -47,32 +47,27 @@ def _slice(windows, points, partial, table, rows_of_slice, sums):
     """Sum this thread's part of the weight's gradient over the positions of one slice, (windows, points) channels."""
     high, wide = int32(sums.shape[0]), int32(sums.shape[1])
     c_window, c_point = table[T.C_IN_GROUP], table[T.C_OUT_GROUP]
-    window_blocks = int32(int32(c_window + int32(high - int32(1))) // high)
-    point_blocks = int32(int32(c_point + int32(wide - int32(1))) // wide)
+    window_blocks = quotient(int32(c_window + int32(high - int32(1))), high)
+    point_blocks = quotient(int32(c_point + int32(wide - int32(1))), wide)
     fields = int32(T.HEADER)
     rows_h, rows_w = table[fields + T.ROWS_H], table[fields + T.ROWS_W]
     taps_h, taps_w = table[fields + T.TAPS_H], table[fields + T.TAPS_W]
     item = int32(int32(cuda.blockIdx.x) * int32(THREADS) + int32(cuda.threadIdx.x))
-    line = int32(item // point_blocks)
-    point = int32(int32(item - int32(line * point_blocks)) * wide)
-    group = int32(line % table[T.GROUPS])
-    line = int32(line // table[T.GROUPS])
-    window = int32(int32(line % window_blocks) * high)
-    tap = int32(line // window_blocks)
+    line, point = split(item, point_blocks)
+    line, group = split(line, table[T.GROUPS])
+    tap, window = split(line, window_blocks)
+    point, window = int32(point * wide), int32(window * high)
     if tap >= int32(taps_h * taps_w):
         return
-    tap_h = int32(tap // taps_w)
-    tap_w = int32(tap - int32(tap_h * taps_w))
+    tap_h, tap_w = split(tap, taps_w)
     for i in range(sums.shape[0]):
         for j in range(sums.shape[1]):
             sums[i, j] = 0
     zero = sums.dtype.type(0)
     row = int32(int32(cuda.blockIdx.y) * rows_of_slice)
     end = min(int32(table[T.SAMPLES] * int32(rows_h * rows_w)), int32(row + rows_of_slice))
-    line = int32(row // rows_w)
-    w = int32(row - int32(line * rows_w))
-    sample = int32(line // rows_h)
-    h = int32(line - int32(sample * rows_h))
+    line, w = split(row, rows_w)
+    sample, h = split(line, rows_h)
     while row < end:
         at_h = int32(int32(h * table[fields + T.STRIDE_H]) + int32(tap_h * table[fields + T.DILATION_H]))
         at_w = int32(int32(w * table[fields + T.STRIDE_W]) + int32(tap_w * table[fields + T.DILATION_W]))
@@ -139,14 +134,10 @@ def sum_weight_slices(partial, slices, grad, table, places):
         total += partial[at]
         at = int32(at + plane)
         slice_ = int32(slice_ + int32(1))
-    line = int32(item // table[T.C_OUT_GROUP])
-    point = int32(item - int32(line * table[T.C_OUT_GROUP]))
-    rest = int32(line // table[T.C_IN_GROUP])
-    window = int32(line - int32(rest * table[T.C_IN_GROUP]))
-    group = int32(rest // int32(taps_h * taps_w))
-    tap = int32(rest - int32(group * int32(taps_h * taps_w)))
-    tap_h = int32(tap // taps_w)
-    tap_w = int32(tap - int32(tap_h * taps_w))
+    line, point = split(item, table[T.C_OUT_GROUP])
+    rest, window = split(line, table[T.C_IN_GROUP])
+    group, tap = split(rest, int32(taps_h * taps_w))
+    tap_h, tap_w = split(tap, taps_w)
     first = int32(int32(group * table[T.C_OUT_GROUP]) + point)
     to = int32(int32(places[START] + int32(first * places[FIRST])) + int32(window * places[SECOND]))
     to = int32(to + int32(tap_h * places[TAP_H]))
@@ -244,32 +235,27 @@ def fold_rim(grad_output, weight, grad, zeros, table, places, rims):
     dilation_h, dilation_w = table[fields + T.DILATION_H], table[fields + T.DILATION_W]
     lo_h, lo_w = table[fields + T.LO_H], table[fields + T.LO_W]
     item = int32(int32(cuda.blockIdx.x) * int32(THREADS) + int32(cuda.threadIdx.x))
-    line = int32(item // table[T.C_IN])
-    channel = int32(item - int32(line * table[T.C_IN]))
+    line, channel = split(item, table[T.C_IN])
     # Whole lines first, then the rest of the other lines.
     lines = int32(rims[LOW_H] + int32(size_h - rims[HIGH_H]))
     ends = int32(rims[LOW_W] + int32(size_w - rims[HIGH_W]))
     whole = int32(lines * size_w)
     count = int32(whole + int32(int32(size_h - lines) * ends))
-    sample = int32(line // max(count, int32(1)))
+    sample, index = split(line, max(count, int32(1)))
     if sample >= table[T.SAMPLES] or count == int32(0):
         return
-    index = int32(line - int32(sample * count))
     if index < whole:
-        h = int32(index // size_w)
-        w = int32(index - int32(h * size_w))
+        h, w = split(index, size_w)
         h = h if h < rims[LOW_H] else int32(int32(h - rims[LOW_H]) + rims[HIGH_H])
     else:
-        index = int32(index - whole)
-        h = int32(index // ends)
-        w = int32(index - int32(h * ends))
+        h, w = split(int32(index - whole), ends)
         h = int32(h + rims[LOW_H])
         w = w if w < rims[LOW_W] else int32(int32(w - rims[LOW_W]) + rims[HIGH_W])
     last_h = int32(int32(int32(rows_h - int32(1)) * stride_h) - lo_h)
     last_h = int32(last_h + int32(int32(table[fields + T.TAPS_H] - int32(1)) * dilation_h))
     last_w = int32(int32(int32(rows_w - int32(1)) * stride_w) - lo_w)
     last_w = int32(last_w + int32(int32(table[fields + T.TAPS_W] - int32(1)) * dilation_w))
-    group = int32(channel // table[T.C_IN_GROUP])
+    group, inner = split(channel, table[T.C_IN_GROUP])
     columns = table[T.C_OUT_GROUP]
     total = zeros[0]
     i_h, count_h = int32(0), _shown_count(h, size_h, mode, lo_h, last_h)
@@ -282,17 +268,16 @@ def fold_rim(grad_output, weight, grad, zeros, table, places, rims):
             tap_h = int32(0)
             while tap_h < table[fields + T.TAPS_H] and shown_w <= last_w:
                 row_h = int32(int32(shown_h + lo_h) - int32(tap_h * dilation_h))
-                if row_h >= int32(0) and row_h % stride_h == int32(0) and row_h // stride_h < rows_h:
-                    row_h = int32(row_h // stride_h)
+                at_h, rest_h = split(max(row_h, int32(0)), stride_h)
+                if row_h >= int32(0) and rest_h == int32(0) and at_h < rows_h:
                     tap_w = int32(0)
                     while tap_w < table[fields + T.TAPS_W]:
                         row_w = int32(int32(shown_w + lo_w) - int32(tap_w * dilation_w))
-                        if row_w >= int32(0) and row_w % stride_w == int32(0) and row_w // stride_w < rows_w:
-                            row_w = int32(row_w // stride_w)
-                            line = int32(int32(int32(sample * rows_h) + row_h) * rows_w)
-                            at = int32(int32(int32(line + row_w) * table[T.C_OUT]) + int32(group * columns))
+                        at_w, rest_w = split(max(row_w, int32(0)), stride_w)
+                        if row_w >= int32(0) and rest_w == int32(0) and at_w < rows_w:
+                            line = int32(int32(int32(sample * rows_h) + at_h) * rows_w)
+                            at = int32(int32(int32(line + at_w) * table[T.C_OUT]) + int32(group * columns))
                             tap = int32(int32(tap_h * places[TAP_H]) + int32(tap_w * places[TAP_W]))
-                            inner = int32(channel - int32(group * table[T.C_IN_GROUP]))
                             tap = int32(int32(tap + places[START]) + int32(inner * places[SECOND]))
                             tap = int32(tap + int32(int32(group * columns) * places[FIRST]))
                             column = int32(0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy import int32, int64
+from numpy import int32
 
 from . import table as T
 from .driver import cuda, inlined, kernel
+from .integers import split
 from .storage import widen
 
 __all__ = ["THREADS", "copy_strided", "copy_table", "pack_operands", "pack_table"]
@@ -70,14 +71,10 @@ def _pack_run(weight, packed, table, places, fields, item):
     groups = int32(1) if channelwise else table[T.GROUPS]
     if item >= int32(int32(groups * rows) * row_step):
         return
-    line = int32(item // row_step)
-    column = int32(item - int32(line * row_step))
-    group = int32(line // rows)
-    row = int32(line - int32(group * rows))
-    tap = int32(row // c_group)
-    channel = int32(row - int32(tap * c_group))
-    tap_h = int32(tap // taps_w)
-    tap_w = int32(tap - int32(tap_h * taps_w))
+    line, column = split(item, row_step)
+    group, row = split(line, rows)
+    tap, channel = split(row, c_group)
+    tap_h, tap_w = split(tap, taps_w)
     tap_h = int32(table[fields + T.TAP_START_H] + int32(tap_h * table[fields + T.TAP_STEP_H]))
     tap_w = int32(table[fields + T.TAP_START_W] + int32(tap_w * table[fields + T.TAP_STEP_W]))
     # Of depthwise weights, neighbouring columns are groups.
@@ -104,17 +101,14 @@ def copy_strided(source, target, places):
     Shapes   source, target flat, as `places` says
     Threads  one a number, in the order of the axes
     """
-    item = int64(cuda.blockIdx.x) * int64(THREADS) + int64(cuda.threadIdx.x)
+    item = int32(int32(cuda.blockIdx.x) * int32(THREADS) + int32(cuda.threadIdx.x))
     start, to = places[FROM], places[TO]
     left = item
     for axis in range(3, 0, -1):
-        size = int64(places[SHAPE + axis])
-        index = int32(left % size)
-        left = left // size
+        left, index = split(left, places[SHAPE + axis])
         start = int32(start + int32(index * places[FROM_STEPS + axis]))
         to = int32(to + int32(index * places[TO_STEPS + axis]))
-    if left < int64(places[SHAPE]):
-        index = int32(left)
-        start = int32(start + int32(index * places[FROM_STEPS]))
-        to = int32(to + int32(index * places[TO_STEPS]))
+    if left < places[SHAPE]:
+        start = int32(start + int32(left * places[FROM_STEPS]))
+        to = int32(to + int32(left * places[TO_STEPS]))
         target[to] = source[start]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..geometry import Geometry
-from . import gemm, gemm_tiles, general
+from . import depthwise, gemm, gemm_tiles, general
 from . import table as T
 from .driver import SIMULATED, cuda
 
@@ -83,6 +83,13 @@ def make_plan(key: Key) -> Plan:
     return Plan(launch, upload_table(table.tobytes(), key.device))
 
 
+def _depthwise(key: Key) -> Launch | None:
+    if key.dtype != "float32" or not key.aligned or not depthwise.covers(key.geometry):
+        return None
+    repeats = key.geometry.spec.padding_mode != "zeros"
+    return Launch(depthwise.KERNELS[depthwise.slides(key.geometry), repeats], *depthwise.launch(key.geometry))
+
+
 def _tiled(key: Key) -> Launch | None:
     if key.dtype != "float32" or not key.aligned or not gemm_tiles.covers(key.geometry):
         return None
@@ -104,5 +111,5 @@ def _general(key: Key) -> Launch | None:
     return over_items(kernel, items, general.THREADS, z=min(len(phases), MOST_Z))
 
 
-CHOICES: tuple[Callable[[Key], Launch | None], ...] = (_tiled, _general)
+CHOICES: tuple[Callable[[Key], Launch | None], ...] = (_depthwise, _tiled, _general)
 """Who may take a product, the most special first."""

@@ -40,7 +40,7 @@ from nbconv.cuda.driver import cuda, simulated_array  # noqa: E402
 AFFORDABLE = [
     case
     for case in CASES
-    if case.tags & {"smoke", "edge"} and case.macs <= 60_000 and math.prod(case.weight_shape) <= 2000
+    if case.tags & {"smoke", "edge"} and case.macs <= 30_000 and math.prod(case.weight_shape) <= 2000
 ]
 SMOKE = [case for case in AFFORDABLE if "smoke" in case.tags]
 BRIEF = [case for case in SMOKE if case.macs <= 1500]
@@ -79,6 +79,57 @@ def test_forward(case: Case) -> None:
 def test_forward_of_every_type(case: Case, dtype: str) -> None:
     arrays = arrays_of(case, DTYPES[dtype])
     assert_equal(on_device(case, *arrays), expected_of(case, *arrays))
+
+
+@pytest.mark.parametrize("channels", [4, 136])
+@pytest.mark.parametrize("length", [1, 9, 21])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"padding": 3},
+        {"padding": "same", "stride": 2},
+        {"padding": 4, "dilation": 2},
+        {"padding": ((12, 6),), "dilation": 6, "stride": 3},
+        {"padding": 3, "padding_mode": "replicate"},
+        {"padding": "causal", "padding_mode": "replicate", "stride": 2},
+    ],
+    ids=str,
+)
+def test_depthwise(params: dict[str, Any], length: int, channels: int) -> None:
+    case = Case("conv1d", (1, length, channels), (channels, 1, 4), {**params, "groups": channels})
+    arrays = arrays_of(case)
+    assert_equal(on_device(case, *arrays), expected_of(case, *arrays))
+
+
+@pytest.mark.parametrize(
+    "case",
+    case_params(
+        [
+            Case("conv2d", (2, 5, 11, 8), (8, 1, 3, 3), {"padding": 1, "groups": 8}),
+            Case("conv2d", (1, 6, 9, 8), (8, 1, 3, 2), {"padding": (2, 1), "stride": 2, "groups": 8}),
+            Case("conv2d", (1, 5, 6, 8), (8, 1, 3, 3), {"padding": 2, "padding_mode": "reflect", "groups": 8}),
+            Case("conv2d", (1, 5, 6, 8), (8, 1, 3, 3), {"padding": 3, "padding_mode": "circular", "groups": 8}),
+            Case("conv2d", (1, 5, 6, 8), (8, 1, 3, 3), {"padding": 2, "dilation": (1, 3), "groups": 8}),
+            Case("conv_transpose1d", (2, 9, 8), (8, 1, 5), {"stride": 3, "padding": 1, "groups": 8}),
+            Case("conv_transpose2d", (1, 4, 5, 8), (8, 1, 3, 4), {"stride": (2, 1), "groups": 8}),
+        ]
+    ),
+)
+def test_depthwise_forward_and_back(case: Case) -> None:
+    arrays = arrays_of(case)
+    assert_equal(on_device(case, *arrays), expected_of(case, *arrays))
+    check_gradients(case, np.float32)
+
+
+def test_depthwise_finishes_its_tiles() -> None:
+    case = Case("conv1d", (1, 11, 8), (8, 1, 3), {"padding": 1, "groups": 8})
+    x, weight, bias = arrays_of(case)
+    residual = whole_numbers(np.random.default_rng(0), (1, 11, 8))
+    spec = nbconv.functional.make_spec("conv1d", 1, 1, 1, 8)
+    given = {"x": there(x), "weight": there(weight), "bias": there(bias), "residual": there(residual)}
+    y = entry.convolve(spec, given, ("leaky_relu", 0.5), None, "high", None, None).copy_to_host()
+    total = expected_of(case, x, weight, bias) + residual
+    assert_equal(y, np.where(total < 0, total / 2, total))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
