@@ -14,6 +14,7 @@ from ..devices import DeviceError
 
 __all__ = [
     "SIMULATED",
+    "compute_capability",
     "cuda",
     "device_count",
     "inlined",
@@ -70,6 +71,11 @@ def device_count() -> int:
     if SIMULATED:
         return 1
     return len(cuda.gpus) if cuda.is_available() else 0
+
+
+def compute_capability(device: int) -> tuple[int, int]:
+    """Give what NVIDIA calls a device's generation, such as (9, 0)."""
+    return (9, 0) if SIMULATED else tuple(cuda.gpus[device].compute_capability)  # type: ignore[return-value]
 
 
 def require_device() -> None:

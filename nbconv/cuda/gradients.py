@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..geometry import Axis, Geometry
+from . import grad_gemm
 from . import grad_general as general
 from . import table as T
 from .arrays import DeviceArray, empty, flat, memory_of, scratch
 from .backend import Operands, compute_dtype, contiguous, product
 from .packing import pack_table
-from .plan import Launch, over_items, upload_table
+from .plan import Launch, over_items, tiles_run, upload_table
 
 __all__ = ["grad_bias", "grad_weight", "grad_x"]
 
@@ -85,10 +86,11 @@ def grad_weight(
         return grad
     T.check_sizes(pairs)
     device, compute = weight.device, compute_dtype(weight.dtype)
-    slices, rows, launch, finish = _weight_launches(pairs)
+    windows, points = contiguous(windows, stream), contiguous(points, stream)
+    aligned = windows.aligned and points.aligned
+    slices, rows, launch, finish = _weight_launches(pairs, weight.dtype, aligned, device)
     table = upload_table(T.build_table(pairs).tobytes(), device)
     places = upload_table(pack_table(0, grad.steps, None).tobytes(), device)
-    windows, points = contiguous(windows, stream), contiguous(points, stream)
     sums = scratch(0, max(1, slices) * grad.size, compute, weight, stream)
     launch(stream, flat(windows), flat(points), sums, table, np.int32(rows))
     finish(stream, sums, np.int32(slices), flat(grad), table, places)
@@ -96,27 +98,28 @@ def grad_weight(
 
 
 @lru_cache(maxsize=1024)
-def _weight_launches(pairs: Geometry) -> tuple[int, int, Launch, Launch]:
-    """Give (slices, rows of a slice, launch of the slices, launch of their sum)."""
+def _weight_launches(pairs: Geometry, dtype: str, aligned: bool, device: int) -> tuple[int, int, Launch, Launch]:
+    """Give (slices, rows of a slice, launch of the slices, launch of their sum).
+
+    The slices depend on shapes only, so that every device gives the same bits.
+    """
+    all_rows = pairs.n * math.prod(axis.out for axis in pairs.axes)
+    numbers = math.prod(axis.taps for axis in pairs.axes) * (pairs.c_in // pairs.groups) * pairs.c_out
+    finish = over_items(general.sum_weight_slices, numbers, general.THREADS)
+    if dtype == "float32" and aligned and tiles_run(device) and grad_gemm.covers(pairs):
+        tile, rows = grad_gemm.choose(pairs)
+        kernel = grad_gemm.KERNELS[tile, grad_gemm.needs_mask(pairs)]
+        return -(-all_rows // rows), rows, Launch(kernel, *grad_gemm.launch(pairs, tile, rows)), finish
     c_window, c_point = pairs.c_in // pairs.groups, pairs.c_out // pairs.groups
     wide = c_window * c_point > 4
     high, width = (general.WIDE_LEFT, general.WIDE) if wide else (1, 1)
-    taps = math.prod(axis.taps for axis in pairs.axes)
-    items = taps * -(-c_window // high) * pairs.groups * -(-c_point // width)
-    numbers = taps * c_window * pairs.c_out
-    all_rows = pairs.n * math.prod(axis.out for axis in pairs.axes)
+    items = math.prod(axis.taps for axis in pairs.axes) * -(-c_window // high) * pairs.groups * -(-c_point // width)
     most = min(-(-all_rows // _LEAST_ROWS), _MOST_SLICES, _MOST_PARTIAL // numbers)
     slices = max(1, min(most, _THREADS_WANTED // items))
     rows = max(1, -(-all_rows // slices))
-    slices = -(-all_rows // rows)
+    slices = -(-all_rows // rows)  # none where there are no rows
     kernel = general.weight_slices_wide if wide else general.weight_slices_narrow
-    threads = general.THREADS
-    return (
-        slices,
-        rows,
-        over_items(kernel, items, threads, y=slices),
-        over_items(general.sum_weight_slices, numbers, threads),
-    )
+    return slices, rows, over_items(kernel, items, general.THREADS, y=slices), finish
 
 
 def grad_bias(geometry: Geometry, grad_output: DeviceArray, stream: Any) -> DeviceArray:

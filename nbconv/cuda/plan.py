@@ -11,9 +11,9 @@ import numpy as np
 from ..geometry import Geometry
 from . import depthwise, gemm, gemm_tiles, general
 from . import table as T
-from .driver import SIMULATED, cuda
+from .driver import SIMULATED, compute_capability, cuda
 
-__all__ = ["MOST_Z", "Key", "Launch", "Plan", "make_plan", "over_items", "upload_table"]
+__all__ = ["MOST_Z", "Key", "Launch", "Plan", "make_plan", "over_items", "tiles_run", "upload_table"]
 
 MOST_Z = 65535  # blocks along z; kernels that may need more walk on in steps of the grid
 
@@ -83,6 +83,11 @@ def make_plan(key: Key) -> Plan:
     return Plan(launch, upload_table(table.tobytes(), key.device))
 
 
+def tiles_run(device: int) -> bool:
+    """Say whether a device has the asynchronous copies that the tiled kernels feed on."""
+    return compute_capability(device) >= (8, 0)
+
+
 def _depthwise(key: Key) -> Launch | None:
     if key.dtype != "float32" or not key.aligned or not depthwise.covers(key.geometry):
         return None
@@ -91,7 +96,7 @@ def _depthwise(key: Key) -> Launch | None:
 
 
 def _tiled(key: Key) -> Launch | None:
-    if key.dtype != "float32" or not key.aligned or not gemm_tiles.covers(key.geometry):
+    if key.dtype != "float32" or not key.aligned or not tiles_run(key.device) or not gemm_tiles.covers(key.geometry):
         return None
     tile = gemm_tiles.choose(key.geometry)
     grid, threads = gemm_tiles.launch(key.geometry, tile)

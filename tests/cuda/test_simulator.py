@@ -51,7 +51,9 @@ MODES = [case for case in AFFORDABLE if case.params.get("padding_mode", "zeros")
 def general_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the tiled kernels out: their blocks of hundreds of threads have tests of their own."""
     monkeypatch.setattr(plan, "CHOICES", tuple(one for one in plan.CHOICES if "tile" not in one.__name__))
+    monkeypatch.setattr(gradients, "tiles_run", lambda device: False)
     plan.make_plan.cache_clear()
+    gradients._weight_launches.cache_clear()
 
 
 def there(array: Array | None) -> Any:
