@@ -161,7 +161,10 @@ def flat_data(array: np.ndarray) -> tuple[np.ndarray, int]:
     """Give `flat_view` without the strides, for those who know them."""
     if array.itemsize == 2:
         array = array.view(np.uint16)
-    if array.flags.c_contiguous:
+    flags = array.flags
+    if flags.carray:  # the usual case first: small calls are made of these microseconds
+        return array.ravel(), 0
+    if flags.c_contiguous:
         data, start = array.reshape(-1), 0
     elif any(step % array.itemsize for step in array.strides):
         data, start = array.copy().reshape(-1), 0

@@ -13,11 +13,13 @@ from .arrays import check_array, one_dtype
 from .backward import GRADIENTS, ConvGrads, check_needs, gradients
 from .counting import OperationCount, count_bound
 from .devices import device_number, on_device
-from .functional import Activation, check_activation, check_algorithm, elsewhere, output
+from .functional import Activation, check_activation, check_algorithm, check_residual, elsewhere, output
 from .geometry import ConvSpec, bind
 from .parameters import per_axis, whole
 
 __all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
+
+_READY_KEPT = 64
 
 
 class _Layer:
@@ -59,7 +61,9 @@ class _Layer:
         self._check_weight()
         from .cpu import backend
 
-        self._run = backend.run
+        self._backend = backend
+        self._get_num_threads = backend.get_num_threads
+        self._ready: dict[Any, Any] = {}  # calls that were made before, by all that they depend on but the numbers
         self._packed = backend.prepare_weights(self._spec, weight, may_view=False)
         self._numbers = backend.prepare_bias(None if bias is None else bias.copy(), self.c_out, self._dtype)
         self._address = backend.activation_address(self._activation, self._dtype)
@@ -86,17 +90,32 @@ class _Layer:
         """Channels of the output."""
         return int(self.weight.shape[1] * self._spec.groups if self.transposed else self.weight.shape[0])
 
-    def __call__(self, x: np.ndarray, *, out: np.ndarray | None = None, stream: Any = None) -> np.ndarray:
+    def __call__(
+        self, x: np.ndarray, *, residual: np.ndarray | None = None, out: np.ndarray | None = None, stream: Any = None
+    ) -> np.ndarray:
         """Run the layer on `x`, channels last, of the weights' dtype; see the function of the same name."""
+        plain = type(x) is np.ndarray and x.dtype is self._dtype and out is residual is stream is None
+        if plain:
+            ready = self._ready.get((x.shape, x.strides, self._get_num_threads()))
+            if ready is not None:
+                return ready(x)
         if self._remote is not None:
-            return self._remote(x, None, out, self._precision, stream)  # type: ignore[no-any-return]
-        if type(x) is not np.ndarray or x.dtype is not self._dtype or stream is not None:
-            self._refuse_devices(stream, x=x, out=out)
+            return self._remote(x, residual, out, self._precision, stream)  # type: ignore[no-any-return]
+        if not plain:
+            self._refuse_devices(stream, x=x, residual=residual, out=out)
             x = check_array(self._spec.op, "x", x)
-            one_dtype(self._spec.op, x=x, weight=self.weight)
+            residual = None if residual is None else check_array(self._spec.op, "residual", residual)
+            one_dtype(self._spec.op, x=x, weight=self.weight, residual=residual)
         geometry = bind(self._spec, x.shape, self._weight_shape, self._bias_shape)
-        y = output(geometry, self._dtype, out, x, self.weight, self.bias)
-        self._run(geometry, x, self._packed, self._numbers, y, self._address, self._algorithm)
+        check_residual(geometry, residual)
+        y = output(geometry, self._dtype, out, x, self.weight, self.bias, residual)
+        plan = self._backend.find_plan(geometry, x, self._packed, y, self._algorithm)
+        self._backend.run_plan(plan, x, self._packed, self._numbers, y, self._address, residual)
+        if plain and self._packed.finite:
+            if len(self._ready) >= _READY_KEPT:
+                self._ready.clear()
+            key = x.shape, x.strides, self._get_num_threads()
+            self._ready[key] = self._backend.ReadyLayer(geometry, plan, self._packed, self._numbers, self._address)
         return y
 
     def to(self, device: str) -> Any:
@@ -106,7 +125,7 @@ class _Layer:
         work is captured in a CUDA graph.
         """
         moved = copy.copy(self)
-        moved._remote = None
+        moved._remote, moved._ready = None, {}
         if device_number(self._spec.op, device) is not None:
             from .cuda.entry import DeviceOperands
 

@@ -21,7 +21,7 @@ from .memory_layout import four_steps, half_code
 from .plan import Memory, Plan, make_plan
 from .weights import pack
 
-__all__ = ["Weights", "activation_address", "prepare_weights", "run", "run_plan"]
+__all__ = ["Weights", "ReadyFunction", "ReadyLayer", "activation_address", "find_plan", "prepare_weights", "run", "run_plan"]
 
 
 _PLANS_KEPT = 256  # for each shape of weights: one for each shape and memory layout of x
@@ -93,16 +93,19 @@ def run(
     algorithm: str, residual: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """Compute one convolution into `y`; everything has been checked."""
-    layout = weights.layout
-    if not weights.finite and geometry.spec.transposed:
-        x = _readable_in_place(x, layout)
+    run_plan(find_plan(geometry, x, weights, y, algorithm), x, weights, bias, y, activation, residual)
+
+
+def find_plan(geometry: Geometry, x: np.ndarray, weights: Weights, y: np.ndarray, algorithm: str) -> Plan:
+    """Give the plan for arrays of these shapes and strides, on as many threads as there are now."""
+    plans = weights.layout.plans
     key = (geometry, x.strides, y.strides, x.dtype, algorithm, weights.finite, get_num_threads())
-    plan = layout.plans.get(key)
+    plan = plans.get(key)
     if plan is None:
-        if len(layout.plans) >= _PLANS_KEPT:
-            layout.plans.clear()
-        plan = layout.plans[key] = _plan(geometry, x, y, weights, algorithm)
-    run_plan(plan, x, weights, bias, y, activation, residual)
+        if len(plans) >= _PLANS_KEPT:
+            plans.clear()
+        plan = plans[key] = _plan(geometry, _readable(x, weights), y, weights, algorithm)
+    return plan
 
 
 def run_plan(
@@ -114,21 +117,62 @@ def run_plan(
         return
     if plan.merged > 1:
         bias = np.tile(bias, plan.merged)
-    x_data, x_start = flat_data(x)
+    x_data, x_start = flat_data(x if weights.finite else _readable(x, weights))
     y_data, y_start = flat_data(y)
     added, added_start, addition_address = y_data, y_start, NOTHING
     if residual is not None:
         # It is read at the places of y.
         same = residual if residual.strides == y.strides else _laid_as(y, residual)
         (added, added_start), addition_address = flat_data(same), addition(y.dtype)
-    workers = min(get_num_threads(), plan.jobs)
-    scratch = take(bias.dtype, workers * plan.work_size, workers * plan.notes_size)
+    scratch = take(bias.dtype, plan.workers * plan.work_size, plan.workers * plan.notes_size)
     launch(
         convolve, plan.jobs, plan.flops,
         x_data, x_start, weights.data, weights.start, bias, added, added_start, y_data, y_start, activation,
         addition_address, plan.table, scratch.numbers, scratch.integers,
     )  # fmt: skip
     give_back(scratch)
+
+
+class ReadyLayer(NamedTuple):
+    """A layer's call on x of one shape and memory layout, all else known."""
+
+    geometry: Geometry
+    plan: Plan
+    weights: Weights
+    bias: np.ndarray
+    activation: int
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Compute into a new array."""
+        y = np.empty(self.plan.output_shape, x.dtype)
+        run_plan(self.plan, x, self.weights, self.bias, y, self.activation, None)
+        return y
+
+
+class ReadyFunction:
+    """A function's call on arrays of one shape and memory layout each, all else known."""
+
+    def __init__(
+        self, geometry: Geometry, layout: Layout, plan: Plan, weight: np.ndarray, activation: int
+    ) -> None:
+        self.spec, self.c_out, self.plan, self.layout, self.activation = (
+            geometry.spec, geometry.c_out, plan, layout, activation
+        )  # fmt: skip
+        self.steps = flat_steps(weight.shape, weight.strides, weight.itemsize)
+        self.half, self.compute = half_code(weight.dtype), compute_dtype(weight.dtype)
+        self.looks, self.threads = _may_leave_out(geometry.spec), get_num_threads()
+
+    def __call__(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
+        """Compute into a new array; None where not all weights are finite, or the threads are others than then."""
+        if self.threads != get_num_threads() or (self.looks and not _is_finite(weight)):
+            return None
+        data, start = flat_data(weight)
+        if isinstance(self.layout, Packed):
+            data, start = pack(self.layout, self.spec, data, weight.shape, self.steps, start, self.half, self.compute), 0
+        y = np.empty(self.plan.output_shape, x.dtype)
+        weights = Weights(self.layout, data, start, True)
+        run_plan(self.plan, x, weights, prepare_bias(bias, self.c_out, x.dtype), y, self.activation, None)
+        return y
 
 
 def _laid_as(y: np.ndarray, array: np.ndarray) -> np.ndarray:
@@ -143,9 +187,10 @@ def _laid_as(y: np.ndarray, array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _readable_in_place(x: np.ndarray, layout: Layout) -> np.ndarray:
-    """Give x, or a copy that tiles can read without a panel: there only can they leave taps out."""
-    if x.itemsize == 2 or (layout.kind != DENSE and x.strides[-1] != x.itemsize):
+def _readable(x: np.ndarray, weights: Weights) -> np.ndarray:
+    """Give x, or a copy that tiles can read without a panel where they must leave taps out: there only they can."""
+    must = not weights.finite and x.size
+    if must and (x.itemsize == 2 or (weights.layout.kind != DENSE and x.strides[-1] != x.itemsize)):
         return np.ascontiguousarray(x, compute_dtype(x.dtype))
     return x
 

@@ -11,7 +11,8 @@ import numpy as np
 from ..runtime.calls import NOTHING, add_tile, map_tile
 from ..runtime.halves import float_to_bfloat16, float_to_float16
 from ..runtime.jit import helper, overload, prange, twins
-from ..runtime.microkernel import run_tile
+from ..runtime.memory import place
+from ..runtime.microkernel import run_tile_at
 from . import strips as S
 from . import tables as T
 from .panels import fill_panel
@@ -91,75 +92,70 @@ def _run_chunk(
                 tap, tap_end, low + plan[chunk + T.CHUNK_CHANNEL], width, plan, plan[phase:],
             )  # fmt: skip
     in_scratch = plan[T.SCRATCH] == 1
-    sums = choose(y, work, not in_scratch)
     first_channel = plan[column + T.OUT_CHANNEL]
     last_column = column_end - T.COLUMN_FIELDS
     held_row = plan[last_column + T.OUT_CHANNEL] + plan[last_column + T.COLUMNS] - first_channel
-    for j in range(column, column_end, T.COLUMN_FIELDS):
+    x_row, x_term = plan[phase + T.STRIDE_W] * plan[T.X_STEP_W], plan[phase + T.X_TERM]
+    panel_term = plan[T.PANEL_TERM] or width
+    i, j = strip, column
+    while i < strip_end and j < column_end:
         out_channel, columns, channel = plan[j + T.OUT_CHANNEL], plan[j + T.COLUMNS], plan[j + T.CHANNEL]
         w_at = w_start + plan[phase + T.WEIGHT_START] + plan[j + T.WEIGHT_OFFSET]
-        w_segments = plan[plan[T.W_SEGMENTS] + plan[j + T.VECTORS] * plan[T.SEGMENTS] + plan[phase + T.SEGMENT] :]
-        for i in range(strip, strip_end, S.STRIP_FIELDS):
-            part = notes[i + S.PART]
-            gathered = part & S.GATHERED != 0
-            # What the chunk and the strip have in common.
-            first_term, end_term = max(term, notes[i + S.TERM]), min(term_end, notes[i + S.TERM_END])
-            first, end = max(segment, notes[i + S.SEGMENT]), min(segment_end, notes[i + S.SEGMENT_END])
-            if end_term <= first_term:
-                end = first
-            if gathered:
-                a_at, a_row, a_term = notes[i + S.PANEL] * panel_row + channel - low, panel_row, plan[T.PANEL_TERM]
-                if a_term == 0:
-                    a_term = width
-                segments = notes[plan[T.PANEL_SEGMENTS] :]
-            else:
-                a_row, a_term = plan[phase + T.STRIDE_W] * plan[T.X_STEP_W], plan[phase + T.X_TERM]
-                a_at = notes[i + S.X] + channel * plan[T.X_STEP_C] + first_term * a_term
-                segments = plan[plan[T.X_SEGMENTS] + plan[phase + T.SEGMENT] :]
-            if in_scratch:
-                at, row = plan[T.PANEL_SIZE] + notes[i + S.SUMS] * held_row + out_channel - first_channel, held_row
-            else:
-                at, row = notes[i + S.Y] + out_channel, plan[phase + T.Y_STEP_W]
-            init, init_at, init_row = sums, at, row
-            if is_first and part & S.FIRST:
-                init, init_at, init_row = bias, out_channel, 0
-            rows, tiles = notes[i + S.ROWS], notes[i + S.TILES]
-            kernels = plan[phase + (T.EDGE_KERNELS if part & S.EDGE else T.KERNELS)]
-            run_tile(
-                plan[kernels + plan[j + T.KERNEL_VECTORS] * plan[T.KERNEL_ROW] + rows],
-                choose(x, work, not gathered), a_at, a_row, a_term, segments,
-                w, w_at + first_term * plan[j + T.WEIGHT_TERM], plan[j + T.WEIGHT_K], w_segments,
-                first, max(first, end), end_term - first_term,
-                init, init_at, init_row, sums, at, row, plan[j + T.LAST_COLUMNS], tiles,
-            )  # fmt: skip
-            if is_last and part & S.LAST:
-                rows *= tiles
-                position = notes[i + S.POSITION]
-                if addition != NOTHING:
-                    if in_scratch:
-                        _exchange_rows(
-                            sums, at, row, rows, columns, residual, residual_start, out_channel, position, plan, phase,
-                            addition,
-                        )  # fmt: skip
-                    else:
-                        add_tile(addition, sums, at, row, residual, at - y_start + residual_start, row, 1, rows, columns)
-                map_tile(activation, sums, at, rows, row, columns)
+        w_segments = plan[T.W_SEGMENTS] + plan[j + T.VECTORS] * plan[T.SEGMENTS] + plan[phase + T.SEGMENT]
+        part = notes[i + S.PART]
+        # What the chunk and the strip have in common.
+        first_term, end_term = max(term, notes[i + S.TERM]), min(term_end, notes[i + S.TERM_END])
+        first, end = max(segment, notes[i + S.SEGMENT]), min(segment_end, notes[i + S.SEGMENT_END])
+        taps = end - first if end_term > first_term else 0
+        if part & S.GATHERED:
+            a = place(work, notes[i + S.PANEL] * panel_row + channel - low)
+            a_row, a_term = panel_row, panel_term
+            a_taps = place(notes, plan[T.PANEL_SEGMENTS] + first)
+        else:
+            a = place(x, notes[i + S.X] + channel * plan[T.X_STEP_C] + first_term * x_term)
+            a_row, a_term = x_row, x_term
+            a_taps = place(plan, plan[T.X_SEGMENTS] + plan[phase + T.SEGMENT] + first)
+        if in_scratch:
+            at, row = plan[T.PANEL_SIZE] + notes[i + S.SUMS] * held_row + out_channel - first_channel, held_row
+            sums = place(work, at)
+        else:
+            at, row = notes[i + S.Y] + out_channel, plan[phase + T.Y_STEP_W]
+            sums = place(y, at)
+        init, init_row = sums, row
+        if is_first and part & S.FIRST:
+            init, init_row = place(bias, out_channel), 0
+        rows, tiles = notes[i + S.ROWS], notes[i + S.TILES]
+        kernels = plan[phase + (T.EDGE_KERNELS if part & S.EDGE else T.KERNELS)]
+        run_tile_at(
+            plan[kernels + plan[j + T.KERNEL_VECTORS] * plan[T.KERNEL_ROW] + rows], a, a_row, a_term, a_taps,
+            place(w, w_at + first_term * plan[j + T.WEIGHT_TERM]), plan[j + T.WEIGHT_K], place(plan, w_segments + first),
+            taps, end_term - first_term, init, init_row, sums, row, plan[j + T.LAST_COLUMNS], tiles,
+        )  # fmt: skip
+        if is_last and part & S.LAST:
+            rows *= tiles
+            position = notes[i + S.POSITION]
+            if addition != NOTHING:
                 if in_scratch:
                     _exchange_rows(
-                        sums, at, row, rows, columns, y, y_start, out_channel, position, plan, phase, np.int64(NOTHING),
+                        work, at, row, rows, columns, residual, residual_start, out_channel, position, plan, phase,
+                        addition,
                     )  # fmt: skip
-
-
-def choose(array, work, is_array):
-    """Give `array` or `work`: `work` where `array` is not of the compute type."""
-    return array if is_array else work
-
-
-@overload(choose)
-def _choose(array, work, is_array):
-    if array.dtype != work.dtype:
-        return lambda array, work, is_array: work
-    return lambda array, work, is_array: array if is_array else work
+                else:
+                    added = place(residual, at - y_start + residual_start)
+                    add_tile(addition, sums, row, added, row, 1, rows, columns)
+            map_tile(activation, sums, rows, row, columns)
+            if in_scratch:
+                _exchange_rows(
+                    work, at, row, rows, columns, y, y_start, out_channel, position, plan, phase, np.int64(NOTHING),
+                )  # fmt: skip
+        if plan[T.BY_ROWS]:
+            j += T.COLUMN_FIELDS
+            if j == column_end:
+                i, j = i + S.STRIP_FIELDS, column
+        else:
+            i += S.STRIP_FIELDS
+            if i == strip_end:
+                i, j = strip, j + T.COLUMN_FIELDS
 
 
 @helper
@@ -169,7 +165,7 @@ def _exchange_rows(sums, at, row, rows, count, array, start, out_channel, positi
     for m in range(rows):
         line, out_w = divmod(position + m, plan[phase + T.OUT_W])
         sample, out_h = divmod(line, plan[phase + T.OUT_H])
-        place = (
+        y_row = (
             start + plan[phase + T.Y_OFFSET] + sample * plan[T.Y_STEP_N] + out_h * plan[phase + T.Y_STEP_H]
             + out_w * plan[phase + T.Y_STEP_W]
         )  # fmt: skip
@@ -177,11 +173,11 @@ def _exchange_rows(sums, at, row, rows, count, array, start, out_channel, positi
         while done < count:
             residue, channel = divmod(out_channel + done, channels)
             n = min(count - done, channels - channel)
-            here = place + residue * plan[T.Y_STEP_POSITION] + channel * step
+            here = y_row + residue * plan[T.Y_STEP_POSITION] + channel * step
             if addition == NOTHING:
                 store_numbers(array, here, step, sums, at + m * row + done, n, plan[T.HALF])
             else:
-                add_tile(addition, sums, at + m * row + done, 0, array, here, 0, step, 1, n)
+                add_tile(addition, place(sums, at + m * row + done), 0, place(array, here), 0, step, 1, n)
             done += n
 
 

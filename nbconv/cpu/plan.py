@@ -20,7 +20,7 @@ from ..runtime.target import lanes
 from . import tables as T
 from .layout import InPlace, Layout, Packed
 from .strips import EDGE, PART, ROWS, STRIP_FIELDS, cut_line
-from .tiles import COPY_CYCLES, blocking, can_slide, max_dot_rows, max_grouped_rows, max_rows, max_sliding_rows
+from .tiles import COPY_CYCLES, blocking, max_dot_rows, max_grouped_rows, max_rows, max_sliding_rows
 
 __all__ = ["Memory", "Plan", "make_plan", "plan_windows"]
 
@@ -37,6 +37,8 @@ class Plan:
     """Numbers of scratch for each worker."""
     notes_size: int
     """Integers of scratch for each worker."""
+    workers: int
+    output_shape: tuple[int, ...]
     merged: int
     """Copies of the bias that the widest phase needs side by side."""
 
@@ -153,8 +155,8 @@ class _Builder:
         self.phases = list(self._list_phases())
         full_rows = self._full_rows()
         self.open, self.in_place, self.panels_only = self._choose_reading(algorithm, finite, full_rows)
-        self.slides = layout.kind == DEPTHWISE and self.in_place and can_slide(self.w.taps)
-        self.rows = max_sliding_rows() if self.slides and self.open == T.ALL_OPEN else full_rows
+        self.slides = layout.kind == DEPTHWISE and self.in_place and max_sliding_rows(self.w.taps) > 0
+        self.rows = max_sliding_rows(self.w.taps) if self.slides and self.open == T.ALL_OPEN else full_rows
         self.whole_tiles = layout.kind == DENSE and self.open != T.ALL_OPEN and self._rim_grows()
         self.panel_channels = self.held_columns = 1
         _, _, step_w, step_c = memory.y_steps
@@ -264,6 +266,8 @@ class _Builder:
             2 * self.geometry.n * self.group_channels * outputs_times_taps,
             call[T.WORK_SIZE],
             call[T.NOTES_SIZE],
+            max(1, min(self.workers, jobs)),
+            self.geometry.output_shape,
             max(self.layout.merged),
         )
 
@@ -433,6 +437,9 @@ class _Builder:
         call[T.PANEL_SIZE] = panel_rows * panel_terms if self.open != T.ALL_OPEN else 0
         scratch_rows = max(self.rows, min(self.blocking.panel // self.held_columns, max_positions))
         call[T.SCRATCH_ROWS] = scratch_rows if self.scratch else max_positions
+        # Tiles that slide read x row by row, all columns of a tile before the next one.
+        call[T.BY_ROWS] = int(self.slides and any(len(phase.columns) > 1 for phase in self.phases))
+        call[T.STRIP_ROWS] = self.rows if call[T.BY_ROWS] else call[T.SCRATCH_ROWS]
         call[T.WORK_SIZE] = call[T.PANEL_SIZE] + (scratch_rows * self.held_columns if self.scratch else 0)
         # Where taps are left out of unfused rows of the kernel, a position has a strip for each of those.
         parts = max((p.h.axis.taps for p in self.phases), default=1) if self.open == T.ALL_OPEN else 1
@@ -443,7 +450,7 @@ class _Builder:
     def _slide(self, w: Axis, chunks: list[list[int]]) -> Slide | None:
         """Give the window that depthwise tiles of a phase slide, if they do: over whole rows of the kernel."""
         whole = all(chunk[T.CHUNK_RUN] == w.taps for chunk in chunks)
-        return Slide(w.taps, w.stride, w.dilation) if self.slides and can_slide(w.taps) and whole else None
+        return Slide(w.taps, w.stride, w.dilation) if self.slides and w.taps > 1 and whole else None
 
     def _kernels(self, slide: Slide | None, tile_sizes: set[int]) -> list[int]:
         """Compile the tile kernels of these numbers of rows, for all widths of columns; list their addresses."""

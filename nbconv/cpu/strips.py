@@ -39,7 +39,8 @@ def cut_line(start: int, stop: int, is_open: bool, call: list[int], row: list[in
 
     def run(low: int, high: int, most: int, part: int) -> Iterator[Strip]:
         while low < high:
-            if call[T.OVERLAP] and high - low < rows <= high - first and not part & EDGE:
+            # A tail of a few rows is cheaper by itself than as a full tile over the last outputs once more.
+            if call[T.OVERLAP] and rows <= 2 * (high - low) < 2 * rows <= 2 * (high - first) and not part & EDGE:
                 low = high - rows
             n = min(high - low, rows)
             tiles = max(1, min(high - low, most) // n)
@@ -53,7 +54,7 @@ def cut_line(start: int, stop: int, is_open: bool, call: list[int], row: list[in
         else:
             yield from run(low, high, min(call[T.SCRATCH_ROWS], call[T.PANEL_ROWS]), FIRST | LAST | GATHERED | EDGE)
         if low == start:
-            yield from run(first, end, call[T.SCRATCH_ROWS], FIRST | LAST)
+            yield from run(first, end, call[T.STRIP_ROWS], FIRST | LAST)
 
 
 def _edge(place: int, position: int, call: list[int], row: list[int]) -> Iterator[Strip]:

@@ -18,7 +18,6 @@ __all__ = [
     "COPY_CYCLES",
     "Blocking",
     "blocking",
-    "can_slide",
     "full_tiles",
     "is_small_group",
     "max_dot_columns",
@@ -41,9 +40,9 @@ _GROUPED_ROWS = {32: {1: 12, 2: 6}, 16: {1: 5, 2: 3}}
 _GROUPS_IN_VECTOR = 4
 # Depthwise tiles load one vector for each multiply-add, whatever their shape; these keep the weights in registers.
 _DEPTHWISE_ROWS = {32: {1: 14, 2: 12, 3: 8, 4: 6}, 16: {1: 8, 2: 4, 3: 3}}
-# Depthwise tiles that slide along a row hold one vector of each sum, and the window's weights as far as they go.
-_SLIDING_ROWS = {32: 14, 16: 8}
-_LONGEST_SLIDE = 32  # taps: the code is written out for each tap of each row
+# Depthwise tiles that slide along a row: taps of the window -> rows. Registers hold one vector of each sum, the
+# window's weights and, as LLVM schedules it, half of the row.
+_SLIDING_ROWS = {32: {3: 14, 5: 11, 32: 8}, 16: {3: 6, 5: 5, 32: 4}}
 
 
 class Blocking(NamedTuple):
@@ -69,14 +68,10 @@ def max_rows(vectors: int, depthwise: bool) -> int:
     return (_DEPTHWISE_ROWS if depthwise else _DENSE_ROWS)[host_target().registers][vectors]
 
 
-def max_sliding_rows() -> int:
-    """Give the rows of a full tile that slides along a row of x."""
-    return _SLIDING_ROWS[host_target().registers]
-
-
-def can_slide(taps: int) -> bool:
-    """Say whether a window is short enough for a tile that slides."""
-    return 1 < taps <= _LONGEST_SLIDE
+def max_sliding_rows(taps: int) -> int:
+    """Give the rows of a full tile that slides a window of so many taps; 0 for one too long to write out."""
+    fitting = [rows for most, rows in _SLIDING_ROWS[host_target().registers].items() if 1 < taps <= most]
+    return fitting[0] if fitting else 0
 
 
 def max_grouped_rows(vectors: int) -> int:

@@ -12,7 +12,7 @@ from numba.core import errors
 
 from .halves import bfloat16_to_float, float16_to_float
 from .jit import callback, compiler_lock, emitted, pure, serial_math
-from .memory import element_pointer
+from .memory import Place
 
 __all__ = ["NOTHING", "add_tile", "addition", "elementwise", "map_tile"]
 
@@ -23,24 +23,24 @@ _additions: dict[str, tuple[int, Any]] = {}
 _plain: list[Callable[[Any], Any]] = [lambda value: value]
 
 
-def map_tile(address: int, array: np.ndarray, start: int, rows: int, row_step: int, columns: int) -> None:
-    """Replace each number of a tile of a flat array by the function's value; `NOTHING` leaves them."""
+def map_tile(address: int, tile: Place, rows: int, row_step: int, columns: int) -> None:
+    """Replace each number of a tile by the function's value; `NOTHING` leaves them."""
     if address == NOTHING:
         return
+    array, start = tile
     for m in range(rows):
         for i in range(start + m * row_step, start + m * row_step + columns):
             array[i] = _plain[address](array[i])
 
 
-def add_tile(
-    address: int, sums: np.ndarray, at: int, row: int, array: np.ndarray, start: int, array_row: int, step: int,
-    rows: int, columns: int,
-) -> None:  # fmt: skip
-    """Add a tile of a flat array, of the storage type that `addition` was made for, to one of sums."""
+def add_tile(address: int, tile: Place, row: int, source: Place, source_row: int, step: int, rows: int, columns: int) -> None:
+    """Add a tile of an array, of the storage type that `addition` was made for, to one of sums."""
     widen = _plain[address]
+    sums, at = tile
+    array, start = source
     for m in range(rows):
         for i in range(columns):
-            sums[at + m * row + i] += widen(array[start + m * array_row + i * step])
+            sums[at + m * row + i] += widen(array[start + m * source_row + i * step])
 
 
 def addition(dtype: np.dtype) -> int:
@@ -123,25 +123,22 @@ def _compile(function: Callable[[Any], Any], dtype: np.dtype, name: str | None) 
 
 
 @emitted(map_tile)
-def _map_tile(typing_context, address, array, start, rows, row_step, columns):
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        with builder.if_then(builder.icmp_signed("!=", args[0], args[0].type(NOTHING))):
-            first = element_pointer(context, builder, signature.args[1], args[1], args[2])
-            function_type = ir.FunctionType(ir.VoidType(), [first.type, _I64, _I64, _I64])
-            builder.call(builder.inttoptr(args[0], function_type.as_pointer()), [first, *args[3:]])
-        return context.get_dummy_value()
-
-    return types.void(types.intp, array, *[types.intp] * 4), codegen
+def _map_tile(typing_context, address, tile, rows, row_step, columns):
+    return _call_unless_nothing(5)
 
 
 @emitted(add_tile)
-def _add_tile(typing_context, address, sums, at, row, array, start, array_row, step, rows, columns):
+def _add_tile(typing_context, address, tile, row, source, source_row, step, rows, columns):
+    return _call_unless_nothing(8)
+
+
+def _call_unless_nothing(count: int) -> Any:
+    """Call the address that is the first of `count` integers with the others, some of which are places."""
+
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        to = element_pointer(context, builder, signature.args[1], args[1], args[2])
-        source = element_pointer(context, builder, signature.args[4], args[4], args[5])
-        function_type = ir.FunctionType(ir.VoidType(), [to.type, _I64, source.type, *[_I64] * 4])
-        builder.call(builder.inttoptr(args[0], function_type.as_pointer()), [to, args[3], source, *args[6:]])
+        with builder.if_then(builder.icmp_signed("!=", args[0], args[0].type(NOTHING))):
+            function_type = ir.FunctionType(ir.VoidType(), [_I64] * (count - 1))
+            builder.call(builder.inttoptr(args[0], function_type.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    number = types.intp
-    return types.void(number, sums, number, number, array, *[number] * 5), codegen
+    return types.void(*[types.intp] * count), codegen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -10,7 +10,19 @@ from numba.core import cgutils
 
 from .jit import emitted
 
-__all__ = ["copy_run", "element_pointer", "zero_run"]
+__all__ = ["Place", "copy_run", "element_pointer", "place", "zero_run"]
+
+
+class Place(NamedTuple):
+    """Where a number of a flat array lies; in compiled code, its address: no reference to the array is counted."""
+
+    array: np.ndarray
+    start: int
+
+
+def place(array: np.ndarray, start: int) -> Place:
+    """Name a place for functions that take an array from there on."""
+    return Place(array, start)
 
 
 def copy_run(to: np.ndarray, at: int, source: np.ndarray, start: int, count: int) -> None:
@@ -26,6 +38,14 @@ def zero_run(to: np.ndarray, at: int, count: int) -> None:
 def element_pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     """Emit the address of one element of a flat array."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+
+
+@emitted(place)
+def _place(typing_context, array, start):
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(element_pointer(context, builder, signature.args[0], *args), args[1].type)
+
+    return types.intp(array, types.intp), codegen
 
 
 @emitted(copy_run)

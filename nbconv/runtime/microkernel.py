@@ -6,6 +6,7 @@ compiled without knowing any tile size, so a shape costs only the few small kern
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,12 +16,12 @@ from numba import types
 from numpy.lib.stride_tricks import as_strided
 
 from .jit import callback, emitted, pure
-from .memory import element_pointer
+from .memory import Place, element_pointer
 from .target import lanes
 from .tile_code import DENSE, DEPTHWISE, DOT, GROUP_SHIFT, N_ARGS, TRIMMED, grouped, sliding_code, tile_code
 from .vector_code import I64
 
-__all__ = ["DENSE", "DEPTHWISE", "DOT", "TRIMMED", "Slide", "grouped", "run_tile", "sliding_kernel", "tile_kernel"]
+__all__ = ["DENSE", "DEPTHWISE", "DOT", "TRIMMED", "Slide", "grouped", "run_tile", "run_tile_at", "sliding_kernel", "tile_kernel"]
 
 _kept_alive: list[Any] = []
 
@@ -100,6 +101,17 @@ def run_tile(
     _view(c, c_start, (rows, columns), (c_row, 1))[...] = tile
 
 
+def run_tile_at(
+    kernel: int, a: Place, a_row: int, a_k: int, a_taps: Place, b: Place, b_k: int, b_taps: Place, taps: int, run: int,
+    init: Place, init_row: int, c: Place, c_row: int, last_columns: int, tiles: int,
+) -> None:  # fmt: skip
+    """Compute as `run_tile` does, given places; `taps` are counted from those of the tables of taps."""
+    x_taps, w_taps = (taps_at.array[taps_at.start :] for taps_at in (a_taps, b_taps))
+    run_tile(
+        kernel, *a, a_row, a_k, x_taps, *b, b_k, w_taps, 0, taps, run, *init, init_row, *c, c_row, last_columns, tiles
+    )  # fmt: skip
+
+
 def _view(flat: np.ndarray, start: int, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
     return as_strided(flat[start:], shape, tuple(step * flat.itemsize for step in steps))
 
@@ -133,6 +145,25 @@ def _compile(tile: Any, name: str) -> int:
     return int(compiled.address)
 
 
+def _call(builder: Any, kernel: Any, arguments: Sequence[Any]) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [I64] * N_ARGS)
+    builder.call(builder.inttoptr(kernel, kind.as_pointer()), arguments)
+
+
+@emitted(run_tile_at)
+def _run_tile_at(
+    typing_context, kernel, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last_columns,
+    tiles,
+):  # fmt: skip
+    """Call the kernel at the address `kernel`, which takes places as they are."""
+
+    def codegen(context, builder, signature, args):
+        _call(builder, args[0], args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * (N_ARGS + 1)), codegen
+
+
 @emitted(run_tile)
 def _run_tile(
     typing_context, kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
@@ -150,8 +181,7 @@ def _run_tile(
             builder.sub(args[11], args[10]), args[12], address(13, 14), args[15], address(16, 17), args[18], args[19],
             args[20],
         ]  # fmt: skip
-        kind = ir.FunctionType(ir.VoidType(), [I64] * N_ARGS)
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), arguments)
+        _call(builder, args[0], arguments)
         return context.get_dummy_value()
 
     number = types.intp

@@ -175,6 +175,9 @@ def launch(twins: Twins[Callable[..., None]], jobs: int, work: int, *arguments: 
     workers = min(get_num_threads(), jobs)
     layer = _chosen_layer() if workers > 1 else None
     if layer is None or work < layer.least_work:
+        if work <= _SLICE_WORK:
+            twins.serial(0, jobs, 1, *arguments)
+            return
         _run_slices(twins, None, jobs, 1, work, arguments)
     elif workers >= int(numba.config.NUMBA_NUM_THREADS):
         _run_slices(twins, layer, jobs, workers, work, arguments)

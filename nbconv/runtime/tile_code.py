@@ -190,8 +190,11 @@ def sliding_code(
         a_tap = code.at(a_tile, builder.load(code.at(a_taps, tap_loop.number)))
         b_tap = code.at(b_tile, builder.load(code.at(b_taps, tap_loop.number)))
         weights = [code.load(_row(code, b_tap, b_k, k)) for k in range(window)]
+        # One pointer walks along: as many addresses would not stay in registers.
+        here, reached = a_tap, 0
         for place in sorted(reads):
-            x = code.load(_row(code, a_tap, a_step, place), mask)
+            here, reached = _row(code, here, a_step, place - reached) if place > reached else here, place
+            x = code.load(here, mask)
             for m, k in reads[place]:
                 sums[m] = code.multiply_add(x, weights[k], sums[m])
         sums = tap_loop.close(sums)

@@ -10,7 +10,6 @@ import numpy as np
 __all__ = ["Workspace", "give_back", "take"]
 
 _KEPT_BYTES = 2 << 20  # a larger one is let go
-_kept: dict[np.dtype, deque[Workspace]] = {}
 
 
 class Workspace(NamedTuple):
@@ -18,31 +17,41 @@ class Workspace(NamedTuple):
 
     numbers: np.ndarray
     integers: np.ndarray
+    numbers_size: int
+    integers_size: int
+    home: deque[Workspace] | None
+
+
+# By the size of a number: as many as threads have called at once, within reason. Both ends of a deque are atomic.
+_singles: deque[Workspace] = deque(maxlen=4)
+_doubles: deque[Workspace] = deque(maxlen=4)
 
 
 def take(dtype: np.dtype, numbers: int, integers: int) -> Workspace:
     """Give scratch of at least these sizes, of unknown contents."""
-    try:
-        kept = _kept[dtype].pop()
-    except (KeyError, IndexError):
-        return Workspace(_aligned(numbers, dtype), np.empty(integers, np.int64))
-    if kept.numbers.size >= numbers and kept.integers.size >= integers:
-        return kept
-    numbers, integers = max(numbers, kept.numbers.size), max(integers, kept.integers.size)
-    return Workspace(_aligned(numbers, dtype), np.empty(integers, np.int64))
+    kept = _singles if dtype.itemsize == 4 else _doubles
+    if kept:
+        try:
+            scratch = kept.pop()
+        except IndexError:  # another thread took the last one
+            return _make(dtype, numbers, integers, kept)
+        if scratch.numbers_size >= numbers and scratch.integers_size >= integers:
+            return scratch
+        numbers, integers = max(numbers, scratch.numbers_size), max(integers, scratch.integers_size)
+    return _make(dtype, numbers, integers, kept)
 
 
-def give_back(workspace: Workspace) -> None:
+def give_back(scratch: Workspace) -> None:
     """Keep scratch for the next call; what a call leaves by an exception is simply let go."""
-    numbers = workspace.numbers
-    if numbers.nbytes + workspace.integers.nbytes <= _KEPT_BYTES:
-        # As many as threads have called at once, within reason: appending is atomic.
-        _kept.setdefault(numbers.dtype, deque(maxlen=4)).append(workspace)
+    if scratch.home is not None:
+        scratch.home.append(scratch)
 
 
-def _aligned(size: int, dtype: np.dtype) -> np.ndarray:
-    """Allocate at a cache line: vectors that cross lines take two loads."""
+def _make(dtype: np.dtype, numbers: int, integers: int, home: deque[Workspace]) -> Workspace:
+    # Aligned at a cache line: vectors that cross lines take two loads.
     line = 64
-    memory = np.empty(size * dtype.itemsize + line, np.uint8)
+    memory = np.empty(numbers * dtype.itemsize + line, np.uint8)
     start = -memory.ctypes.data % line
-    return memory[start : start + size * dtype.itemsize].view(dtype)
+    aligned = memory[start : start + numbers * dtype.itemsize].view(dtype)
+    small = numbers * dtype.itemsize + integers * 8 <= _KEPT_BYTES
+    return Workspace(aligned, np.empty(integers, np.int64), numbers, integers, home if small else None)
