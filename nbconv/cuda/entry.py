@@ -60,12 +60,7 @@ class DeviceOperands:
         """Run on arrays of this device."""
         op = self.spec.op
         arrays = {"x": x, "residual": residual}
-        for name, value in {**arrays, "out": out}.items():
-            if value is not None and not on_device(value):
-                raise TypeError(
-                    f"{op}: {name} ({type(value).__name__}) is on the CPU, the layer on a device: bring {name} there, "
-                    "or call layer.to('cpu')"
-                )
+        self._refuse_host({**arrays, "out": out})
         ordinal = _where(op, arrays, None)
         if ordinal != self.device:
             raise ValueError(f"{op}: x is on CUDA device {ordinal}, the layer on {self.device}: move one")
@@ -77,8 +72,18 @@ class DeviceOperands:
             residual = given.get("residual")
             return _run(geometry, given["x"], self._operands, residual, self._activation, out, precision, stream, None)
 
+    def _refuse_host(self, arrays: Named) -> None:
+        op = self.spec.op
+        for name, value in arrays.items():
+            if value is not None and not on_device(value):
+                raise TypeError(
+                    f"{op}: {name} ({type(value).__name__}) is on the CPU, the layer on a device: bring {name} there, "
+                    "or call layer.to('cpu')"
+                )
+
     def backward(self, grad_output: Any, x: Any, needs: tuple[str, ...], precision: str, stream: Any) -> Any:
         """Give the gradients of arrays of this device."""
+        self._refuse_host({"grad_output": grad_output, "x": x})
         return gradients(self.spec, grad_output, x, self._operands.weight, needs, precision, None, stream)
 
 

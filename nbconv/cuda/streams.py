@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -65,7 +66,7 @@ def _handle(op: str, stream: Any) -> int:
             handle = getattr(stream, name, handle)
     handle = getattr(handle, "value", handle) or 0
     try:
-        handle = int(handle)
+        handle = operator.index(handle)
     except TypeError:
         raise TypeError(
             f"{op}: stream must be a CUDA stream of PyTorch, CuPy, Numba or cuda.core, or its handle as an int; "

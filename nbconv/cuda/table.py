@@ -20,6 +20,7 @@ side. Either way every row starts at a multiple of `COLUMN_BLOCK`, so that 16-by
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import count
 from math import prod
@@ -187,13 +188,14 @@ def check_sizes(geometry: Geometry) -> None:
         Where an array has too many numbers, or a position lies too far outside of its array.
     """
     op = geometry.spec.op
-    _, packed = packed_phases(geometry)
-    sizes = {
-        "x": geometry.n * prod(axis.size for axis in geometry.axes) * geometry.c_in,
-        "the result": geometry.n * prod(axis.out for axis in geometry.axes) * geometry.c_out,
-        "the packed weight": packed,
+    sizes: dict[str, Callable[[], int]] = {
+        "x": lambda: geometry.n * prod(axis.size for axis in geometry.axes) * geometry.c_in,
+        "the result": lambda: geometry.n * prod(axis.out for axis in geometry.axes) * geometry.c_out,
+        # The last: where strides are huge, so are the phases of the result.
+        "the packed weight": lambda: packed_phases(geometry)[1],
     }
-    for name, size in sizes.items():
+    for name, size_of in sizes.items():
+        size = size_of()
         if size > MOST_NUMBERS:
             raise ValueError(
                 f"{op}: {name} has {size} numbers; kernels on a device count to {MOST_NUMBERS}: split the samples"

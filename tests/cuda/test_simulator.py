@@ -33,7 +33,7 @@ from tests.test_backward import data_of, oracle
 
 needs_simulator()
 
-from nbconv.cuda import entry, gradients, plan  # noqa: E402
+from nbconv.cuda import gradients, plan  # noqa: E402
 from nbconv.cuda.driver import cuda, simulated_array  # noqa: E402
 
 # A thread of the simulator takes a third of a millisecond, whatever it does.
@@ -127,9 +127,7 @@ def test_depthwise_finishes_its_tiles() -> None:
     case = Case("conv1d", (1, 11, 8), (8, 1, 3), {"padding": 1, "groups": 8})
     x, weight, bias = arrays_of(case)
     residual = whole_numbers(np.random.default_rng(0), (1, 11, 8))
-    spec = nbconv.functional.make_spec("conv1d", 1, 1, 1, 8)
-    given = {"x": there(x), "weight": there(weight), "bias": there(bias), "residual": there(residual)}
-    y = entry.convolve(spec, given, ("leaky_relu", 0.5), None, "high", None, None).copy_to_host()
+    y = on_device(case, x, weight, bias, residual=there(residual), activation=("leaky_relu", 0.5))
     total = expected_of(case, x, weight, bias) + residual
     assert_equal(y, np.where(total < 0, total / 2, total))
 
@@ -172,16 +170,16 @@ def test_transposed_infinite_weights_meet_no_padding() -> None:
     assert_equal(y, reference.conv_transpose(x, weight, padding=1))
 
 
-def test_residual_is_added_before_the_activation() -> None:
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_residual_is_added_before_the_activation(layout: str) -> None:
     case = Case("conv1d", (2, 7, 3), (4, 3, 3), {"padding": 1})
     x, weight, bias = arrays_of(case)
     residual = whole_numbers(np.random.default_rng(0), (2, 7, 4))
-    spec = nbconv.functional.make_spec("conv1d", 1, 1)
-    for layout in ("C", "F"):
-        arrays = {"x": x, "weight": weight, "bias": bias, "residual": LAYOUTS[layout](residual)}
-        given = {name: there(array) for name, array in arrays.items()}
-        y = entry.convolve(spec, given, ("relu", None), None, "high", None, None).copy_to_host()
-        assert_equal(y, np.maximum(expected_of(case, x, weight, bias) + residual, 0))
+    expected = np.maximum(expected_of(case, x, weight, bias) + residual, 0)
+    given = there(LAYOUTS[layout](residual))
+    assert_equal(on_device(case, x, weight, bias, residual=given, activation="relu"), expected)
+    layer = nbconv.Conv1d(weight, bias, padding=1, activation="relu").to("cuda")
+    assert_equal(layer(there(x), residual=given).copy_to_host(), expected)
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------

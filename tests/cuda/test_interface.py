@@ -1,0 +1,292 @@
+"""Whose arrays come in and go out, on which stream, and every call that is refused; on a pretended device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import nbconv
+from tests.cuda import strangers
+from tests.cuda.lanes import needs_compiler
+from tests.cuda.strangers import Capsule, Cupy, CupyArray, Interface, Stream, Tensor, Torch, cupy, torch  # noqa: F401
+from tests.helpers import Array, assert_equal, whole_numbers
+
+needs_compiler()
+
+from nbconv.cuda import dlpack, driver, streams  # noqa: E402
+from nbconv.cuda import table as T  # noqa: E402
+from nbconv.geometry import ConvSpec, bind  # noqa: E402
+from tests.cuda.checks.pretend_device import PretendArray, pretended_device  # noqa: E402
+
+RNG = np.random.default_rng(5)
+X, WEIGHT, BIAS = (strangers.aligned(whole_numbers(RNG, shape)) for shape in ((2, 9, 3), (4, 3, 3), (4,)))
+EXPECTED = nbconv.conv1d(X, WEIGHT, BIAS, padding=1)
+
+
+@pytest.fixture
+def device() -> Iterator[Any]:
+    with pretended_device() as pretended:
+        yield pretended
+
+
+def make(kind: Any, *arrays: Array) -> list[Any]:
+    return [(Interface.of if kind is Interface else kind)(strangers.aligned(array)) for array in arrays]
+
+
+# ---- whose arrays --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("device", "torch", "cupy")
+@pytest.mark.parametrize(
+    ("kind", "result"),
+    [(Tensor, Tensor), (CupyArray, CupyArray), (PretendArray, PretendArray), (Interface, PretendArray),
+     (Capsule, PretendArray)],
+)  # fmt: skip
+def test_results_are_of_the_kind_of_the_first_array(kind: Any, result: Any) -> None:
+    x, weight, bias = make(kind, X, WEIGHT, BIAS)
+    y = nbconv.conv1d(x, weight, bias, padding=1)
+    assert type(y) is result
+    assert_equal(y.array, EXPECTED)
+    dy = make(kind, whole_numbers(RNG, EXPECTED.shape))[0]
+    grads = nbconv.conv1d_backward(dy, x, weight, padding=1)
+    for grad, expected in zip(grads, nbconv.conv1d_backward(dy.array, X, WEIGHT, padding=1), strict=True):
+        assert type(grad) is result
+        assert_equal(grad.array, expected)
+
+
+@pytest.mark.usefixtures("device", "torch", "cupy")
+@pytest.mark.parametrize("kind", [Tensor, CupyArray])
+def test_bfloat16(kind: Any) -> None:
+    arrays = [array.astype(ml_dtypes.bfloat16) for array in (X, WEIGHT, BIAS)]
+    y = nbconv.conv1d(*make(kind, *arrays), padding=1)
+    assert y.array.dtype == ml_dtypes.bfloat16
+    assert_equal(y.array, nbconv.conv1d(*arrays, padding=1))
+
+
+@pytest.mark.usefixtures("device", "torch", "cupy")
+@pytest.mark.parametrize("kind", [Tensor, CupyArray])
+def test_strides_and_out(kind: Any) -> None:
+    # PyTorch has no negative strides.
+    x = kind(X.transpose(2, 0, 1).copy().transpose(1, 2, 0)[:, ::2] if kind is Tensor else np.flip(X.copy()[:, ::2]))
+    out = kind(np.full((2, 4, x.array.shape[1]), np.nan, np.float32).swapaxes(1, 2))
+    weight, bias = make(kind, WEIGHT, BIAS)
+    assert nbconv.conv1d(x, weight, bias, padding=1, out=out) is out
+    assert_equal(out.array, nbconv.conv1d(x.array, WEIGHT, BIAS, padding=1))
+
+
+def test_capsules() -> None:
+    array = whole_numbers(RNG, (3, 4)).T
+    tensor = dlpack.take(array)
+    assert (tensor.pointer, tensor.shape, tensor.steps) == (array.ctypes.data, (4, 3), (1, 4))
+    assert (tensor.dtype, tensor.device) == ("float32", 0)
+    assert dlpack.take(np.ones(3, np.int64)).dtype is None
+    for dtype in ("float16", "float64"):
+        assert dlpack.take(np.ones(3, dtype)).dtype == dtype
+
+
+def test_capsules_free_what_they_hold() -> None:
+    import weakref
+
+    array = np.ones(3).view(type("Kept", (np.ndarray,), {}))
+    seen = weakref.ref(array)
+    tensor = dlpack.take(array)
+    del array
+    assert seen() is not None
+    del tensor
+    assert seen() is None
+
+
+# ---- streams, copies -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def external(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Record the streams and events that are asked of the driver."""
+    asked: list[Any] = []
+
+    class Event:
+        def record(self, stream: Any) -> None:
+            asked.append(("record", stream.handle))
+
+        def wait(self, stream: Any) -> None:
+            asked.append(("wait", getattr(stream, "handle", stream)))
+
+    def external_stream(handle: int) -> Any:
+        asked.append(handle)
+        return SimpleNamespace(handle=handle)
+
+    monkeypatch.setattr(driver.cuda, "external_stream", external_stream)
+    monkeypatch.setattr(driver.cuda, "event", lambda timing: Event())
+    streams._stream.cache_clear()
+    return asked
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize(
+    "stream",
+    [
+        77,
+        Stream(77),
+        SimpleNamespace(handle=SimpleNamespace(value=77)),
+        SimpleNamespace(__cuda_stream__=lambda: (0, 77)),
+    ],
+    ids=["handle", "PyTorch", "Numba", "cuda.core"],
+)
+def test_streams(stream: Any, torch: Torch, external: list[Any]) -> None:  # noqa: F811
+    y = nbconv.conv1d(*make(Tensor, X, WEIGHT, BIAS), padding=1, stream=stream)
+    assert_equal(y.array, EXPECTED)
+    assert external == [77]
+    assert torch.streams == [77]  # PyTorch's memory is pooled by stream
+
+
+@pytest.mark.usefixtures("device", "cupy")
+def test_work_of_other_streams_is_waited_for_on_the_device(external: list[Any]) -> None:
+    weight, bias = make(CupyArray, WEIGHT, BIAS)
+    nbconv.conv1d(CupyArray(X, stream=5), weight, bias, padding=1)
+    assert external == [5, ("record", 5), ("wait", 0)]
+    external.clear()
+    nbconv.conv1d(CupyArray(X, stream=1), weight, bias, padding=1)  # the default stream's other name
+    assert external == []
+
+
+@pytest.mark.usefixtures("device", "torch")
+def test_nothing_is_copied_from_the_host_after_the_first_call() -> None:
+    layer = nbconv.Conv1d(WEIGHT, BIAS, padding=1).to("cuda")
+    x, weight, bias = make(Tensor, X, WEIGHT, BIAS)
+    dy = make(Tensor, EXPECTED)[0]
+
+    def calls() -> None:
+        assert_equal(layer(x).array, EXPECTED)
+        assert_equal(nbconv.conv1d(x, weight, bias, padding=1).array, EXPECTED)
+        nbconv.conv1d_backward(dy, x, weight, padding=1)
+
+    calls()
+    with mock.patch.object(driver.cuda, "to_device", side_effect=AssertionError("a copy from the host")):
+        calls()
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("device", "torch", "cupy")
+class TestRefused:
+    """Calls that are refused before anything is launched."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_launched(self, device: Any) -> Iterator[None]:
+        yield
+        assert not device.launches
+
+    @pytest.mark.parametrize("name", ["x", "weight", "bias", "out"])
+    def test_mixed_arrays(self, name: str) -> None:
+        arguments: dict[str, Any] = dict(zip(("x", "weight", "bias"), make(Tensor, X, WEIGHT, BIAS), strict=True))
+        arguments["out"] = Tensor(EXPECTED.copy())
+        arguments[name] = arguments[name].array
+        with pytest.raises(TypeError, match=rf"conv1d: .*{name} \(ndarray\) on the CPU; nothing is copied silently"):
+            nbconv.conv1d(**arguments, padding=1)
+
+    def test_types(self) -> None:
+        x, weight = make(Tensor, X.astype(np.int32), WEIGHT.astype(np.int32))
+        with pytest.raises(TypeError, match="conv1d: x has dtype int32; nbconv computes float32"):
+            nbconv.conv1d(x, weight)
+        with pytest.raises(TypeError, match="x has dtype float32, weight has dtype float64; they must share one"):
+            nbconv.conv1d(*make(Tensor, X, WEIGHT.astype(float)))
+        with pytest.raises(TypeError, match=r"x requires grad, which nbconv would not record; use x\.detach"):
+            nbconv.conv1d(Tensor(X, requires_grad=True), Tensor(WEIGHT))
+        with pytest.raises(TypeError, match=r"weight \(Capsule\) has numbers of a type"):
+            nbconv.conv1d(Capsule(X), Capsule(WEIGHT.astype(np.int8)))
+        with pytest.raises(TypeError, match="x has dtype >f4, of the other byte order"):
+            nbconv.conv1d(*make(CupyArray, X.astype(">f4"), WEIGHT))
+
+    def test_shapes(self) -> None:
+        with pytest.raises(ValueError, match="conv1d: x has 3 channels, weight expects"):
+            nbconv.conv1d(*make(Tensor, X, WEIGHT[:, :2]))
+        with pytest.raises(ValueError, match=r"grad_output has shape \(2, 9, 4\), the forward call gives \(2, 7, 4\)"):
+            nbconv.conv1d_backward(*make(Tensor, EXPECTED, X, WEIGHT))
+
+    @pytest.mark.parametrize(
+        ("out", "text"),
+        [
+            (lambda x: CupyArray(np.zeros((2, 9, 4))), "out has dtype float64, the result has float32"),
+            (lambda x: CupyArray(np.zeros((2, 9, 5), np.float32)), "out has shape .2, 9, 5., the result has .2, 9, 4."),
+            (lambda x: CupyArray(np.zeros((2, 9, 4), np.float32), readonly=True), "out is read-only"),
+            (lambda x: CupyArray(np.zeros((2, 9, 4), np.float32), device=1), "out on 1: move one"),
+            (lambda x: CupyArray(np.broadcast_to(np.zeros(4, np.float32), (2, 9, 4))), "out overlaps itself"),
+            (lambda x: CupyArray(np.resize(x.array, (4, 9, 4))), "out has shape"),
+        ],
+    )
+    def test_out(self, out: Any, text: str) -> None:
+        x, weight = make(CupyArray, X, WEIGHT)
+        with pytest.raises((TypeError, ValueError), match=f"conv1d: .*{text}"):
+            nbconv.conv1d(x, weight, padding=1, out=out(x))
+
+    def test_out_that_shares_memory(self) -> None:
+        memory = strangers.aligned(np.zeros(2 * 9 * 3 + 2 * 9 * 4 - 1, np.float32))
+        x, out = CupyArray(memory[: X.size].reshape(X.shape)), CupyArray(memory[X.size - 1 :].reshape(2, 9, 4))
+        with pytest.raises(ValueError, match="out shares memory with an input"):
+            nbconv.conv1d(x, *make(CupyArray, WEIGHT), padding=1, out=out)
+
+    def test_devices(self) -> None:
+        with pytest.raises(ValueError, match="device must be 'cpu', 'cuda' or 'cuda:' and a number; got 'gpu'"):
+            nbconv.conv1d(X, WEIGHT, device="gpu")
+        with pytest.raises(ValueError, match="there is no device 'cuda:3'; CUDA devices: 1"):
+            nbconv.conv1d(X, WEIGHT, device="cuda:3")
+        with pytest.raises(ValueError, match="device is 'cpu', and the arrays are on a CUDA device"):
+            nbconv.conv1d(*make(Tensor, X, WEIGHT), device="cpu")
+        with pytest.raises(ValueError, match="x is on CUDA device 0, weight on 1: move one"):
+            nbconv.conv1d(Tensor(X), Tensor(WEIGHT, device=1))
+
+    def test_streams_and_precisions(self) -> None:
+        with pytest.raises(TypeError, match="stream must be a CUDA stream of PyTorch, CuPy, Numba"):
+            nbconv.conv1d(*make(Tensor, X, WEIGHT), stream="mine")
+        with pytest.raises(ValueError, match="stream is for arrays on a device"):
+            nbconv.conv1d(X, WEIGHT, stream=Stream(3))
+        with pytest.raises(ValueError, match="precision must be one of high, tf32; got 'low'"):
+            nbconv.conv1d(*make(Tensor, X, WEIGHT), precision="low")
+        with pytest.raises(ValueError, match="algorithm must be one of"):
+            nbconv.conv1d(*make(Tensor, X, WEIGHT), algorithm="fast")
+
+    def test_layers(self) -> None:
+        layer = nbconv.Conv1d(WEIGHT, BIAS)
+        remote = layer.to("cuda")
+        with pytest.raises(TypeError, match=r"Conv1d: x \(ndarray\) is on the CPU, the layer on a device"):
+            remote(X)
+        with pytest.raises(TypeError, match=r"Conv1d: x \(Tensor\) is on a device, the layer is not"):
+            layer(Tensor(X))
+        with pytest.raises(TypeError, match=r"Conv1d: grad_output .* on the CPU"):
+            remote.backward(EXPECTED, X)
+        with pytest.raises(TypeError, match="x has dtype float64, weight has dtype float32"):
+            remote(Tensor(X.astype(float)))
+        with pytest.raises(TypeError, match="layer 0 cannot be brought to a device"):
+            nbconv.Sequential(np.tanh, layer).to("cuda")
+
+    def test_more_numbers_than_kernels_count(self) -> None:
+        weight = Interface.of(WEIGHT)
+        x = Interface(shape=(1, 2**30, 3), typestr="<f4", data=(256, False))
+        with pytest.raises(ValueError, match=r"x spans 3221225472 numbers; kernels on a device count to 2147418112"):
+            nbconv.conv1d(x, weight)
+
+
+@pytest.mark.parametrize(
+    ("op", "x", "weight", "params", "text"),
+    [
+        ("conv_transpose1d", (1, 2**12, 3), (3, 4, 3), {"stride": 2**20}, "the result has 17175674892 numbers"),
+        ("conv1d", (1, 5, 2**15), (2**15, 2**15, 3), {}, "the packed weight has 3221225472 numbers"),
+        ("conv1d", (1, 5, 3), (4, 3, 3), {"stride": 2**31}, "on axis 0 reach .* positions far"),
+    ],
+)
+def test_sizes_of_all_that_is_counted(op: str, x: Any, weight: Any, params: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        T.check_sizes(bind(ConvSpec.of(op, **params), x, weight))
+
+
+def test_activations_have_the_names_of_the_cpu() -> None:
+    from nbconv.functional import ACTIVATIONS
+
+    assert tuple(ACTIVATIONS) == T.ACTIVATIONS
