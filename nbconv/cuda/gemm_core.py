@@ -79,7 +79,7 @@ def product(
     to_right = int32(left_size + 4 * thread)
     takes_part = threads <= depth * chunks or right_row < depth
 
-    reading = cuda.local.array(5, int32)
+    reading = cuda.local.array(2, int32)
     start_reading(thread, m_tile, n_tile, reading)
     for i in range(sums.shape[0]):
         for j in range(sums.shape[1]):

@@ -47,8 +47,11 @@ def needs_mask(geometry: Geometry, itemsize: int) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def choose(geometry: Geometry, multiprocessors: int = MULTIPROCESSORS) -> str:
-    """Name the tile that should finish first: the busiest multiprocessor makes its share of tiles one after another."""
+def choose(geometry: Geometry, multiprocessors: int = MULTIPROCESSORS, names: tuple[str, ...] = tuple(TILES)) -> str:
+    """Name the tile, out of `names`, that should finish first.
+
+    That is when the busiest multiprocessor has made its share of tiles, one after another.
+    """
 
     def time(name: str) -> float:
         tile = TILES[name]
@@ -57,7 +60,7 @@ def choose(geometry: Geometry, multiprocessors: int = MULTIPROCESSORS) -> str:
         share = -(-rows * columns * geometry.groups // multiprocessors)
         return share * tile.rows * tile.columns / tile.rate
 
-    return min(TILES, key=time)
+    return min(names, key=time)
 
 
 def launch(geometry: Geometry, name: str) -> tuple[tuple[int, int, int], int]:

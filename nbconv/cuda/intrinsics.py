@@ -32,6 +32,7 @@ __all__ = [
     "store4",
     "store_half",
     "store_int",
+    "sync_warp",
 ]
 
 if SIMULATED:
@@ -59,6 +60,7 @@ if SIMULATED:
         store4,
         store_half,
         store_int,
+        sync_warp,
     )
 
 else:
@@ -232,6 +234,7 @@ else:
         return statement
 
     copy_commit = _statement("cp.async.commit_group;")
+    sync_warp = _statement("bar.warp.sync 0xffffffff;")
     copy_wait0, copy_wait1 = _statement("cp.async.wait_group 0;"), _statement("cp.async.wait_group 1;")
 
     def _ldmatrix(transposed):

@@ -112,6 +112,10 @@ def copy_wait1():
     """Do nothing: copies are done when they are made."""
 
 
+def sync_warp():
+    """Wait for the warp: here to keep the compiler from loading a second step's operands during the first."""
+
+
 class _Warp:
     """Where the threads of one warp lay down a value each and read all 32."""
 
