@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import contiguous_steps, flat_data, flat_steps
 from . import dlpack
-from .driver import SIMULATED, cuda, pointer_device, simulated_array
+from .driver import SIMULATED, cuda, pointer_device, simulated_array, wait
 from .table import MOST_NUMBERS
 
 __all__ = [
@@ -34,11 +34,11 @@ __all__ = [
 ]
 
 _own = threading.local()
+packed_steps = lru_cache(maxsize=4096)(contiguous_steps)
 COMPUTED = ("float32", "float64", "float16", "bfloat16")
 
 
-@dataclass(frozen=True)
-class DeviceArray:
+class DeviceArray(NamedTuple):
     """An array on a device, taken apart; `steps` are its strides in numbers."""
 
     value: Any
@@ -66,7 +66,7 @@ class DeviceArray:
     @property
     def contiguous(self) -> bool:
         """Say whether its numbers lie side by side in the order of its axes."""
-        return self.steps == contiguous_steps(self.shape)
+        return self.steps == packed_steps(self.shape)
 
     @property
     def aligned(self) -> bool:
@@ -76,13 +76,14 @@ class DeviceArray:
     @property
     def span(self) -> tuple[int, int]:
         """Give the first place of its memory, in numbers from its own first number, and the length of it all."""
+        if not self.size or self.contiguous:
+            return 0, self.size
         reaches = [(size - 1) * step for size, step in zip(self.shape, self.steps, strict=True)]
-        if not self.size:
-            return 0, 0
         low = sum(reach for reach in reaches if reach < 0)
         return low, sum(reach for reach in reaches if reach > 0) - low + 1
 
 
+@lru_cache(maxsize=16)
 def words(dtype: str) -> np.dtype[Any]:
     """Give the type of the numbers that kernels see: bfloat16 as uint16 words."""
     return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
@@ -141,7 +142,7 @@ def _read_interface(op: str, name: str, value: Any) -> DeviceArray:
     shape, strides = tuple(interface["shape"]), interface.get("strides")
     if strides is not None and any(step % dtype.itemsize for step in strides):
         raise TypeError(f"{op}: {name} has strides {strides}, no multiples of its {dtype.itemsize} bytes: copy it")
-    steps = contiguous_steps(shape) if strides is None else flat_steps(shape, tuple(strides), dtype.itemsize)
+    steps = packed_steps(shape) if strides is None else flat_steps(shape, tuple(strides), dtype.itemsize)
     pointer = interface["data"][0] or 0
     maker = "cupy" if type(value).__module__.partition(".")[0] == "cupy" else "numba"
     device = value.device.id if maker == "cupy" else pointer_device(pointer)
@@ -153,36 +154,44 @@ def _read_dlpack(op: str, name: str, value: Any) -> DeviceArray:
     tensor = dlpack.take(value)
     if tensor.dtype is None:
         raise TypeError(f"{op}: {name} ({type(value).__name__}) has numbers of a type that nbconv does not compute")
-    steps = contiguous_steps(tensor.shape) if tensor.steps is None else flat_steps(tensor.shape, tensor.steps, 1)
+    steps = packed_steps(tensor.shape) if tensor.steps is None else flat_steps(tensor.shape, tensor.steps, 1)
     return DeviceArray(
         value, "numba", tensor.device, tensor.pointer, tensor.shape, steps, tensor.dtype, owner=tensor.owner
     )
 
 
 def memory_of(array: DeviceArray) -> tuple[Any, int]:
-    """View all the memory that an array spans as flat words; give the place of its first number too."""
+    """View all the memory that an array spans as flat words; give the place of its first number too.
+
+    The view does not keep the memory: the array must live until the launch.
+    """
     if SIMULATED:
         data, start = flat_data(array.value._ary)
         return simulated_array(data.view(words(array.dtype))), start
+    kind = words(array.dtype)
+    if array.contiguous:
+        return _view(array.pointer, array.size, kind, array.device), 0
     low, length = array.span
-    item = words(array.dtype).itemsize
-    return _view(array, array.pointer + low * item, length), -low
+    return _view(array.pointer + low * kind.itemsize, length, kind, array.device), -low
 
 
 def flat(array: DeviceArray) -> Any:
-    """View a contiguous array as flat words, for a kernel."""
+    """View a contiguous array as flat words, for a kernel; the array must live until the launch."""
     return memory_of(array)[0]
 
 
-def _view(array: DeviceArray, pointer: int, length: int) -> Any:
-    data, kind = (pointer if length else 0, False), words(array.dtype).str
-    interface = {"shape": (length,), "strides": None, "typestr": kind, "data": data, "version": 3}
-    return cuda.from_cuda_array_interface(interface, owner=array.value if array.owner is None else array.owner)
+@lru_cache(maxsize=4096)
+def _view(pointer: int, length: int, kind: np.dtype[Any], device: int) -> Any:
+    """Name memory for a kernel: an address and a length, found again when the same memory comes again."""
+    data = (pointer if length else 0, False)
+    return cuda.from_cuda_array_interface(
+        {"shape": (length,), "strides": None, "typestr": kind.str, "data": data, "version": 3}
+    )
 
 
 def empty(shape: tuple[int, ...], dtype: str, like: DeviceArray) -> DeviceArray:
     """Make an uninitialised C-contiguous array on the device of `like`, by the package that made that one."""
-    steps = contiguous_steps(shape)
+    steps = packed_steps(shape)
     if like.maker == "torch":
         torch = sys.modules["torch"]
         tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=like.value.device)
@@ -205,7 +214,7 @@ def upload(array: np.ndarray, device: int) -> DeviceArray:
     kind = words(array.dtype.name)
     copy = cuda.to_device(np.ascontiguousarray(array).view(kind))
     pointer = 0 if SIMULATED else copy.__cuda_array_interface__["data"][0]
-    steps = contiguous_steps(array.shape)
+    steps = packed_steps(array.shape)
     dtype = array.dtype
     return DeviceArray(copy, "numba", device, pointer, array.shape, steps, dtype.name, host_dtype=dtype)
 
@@ -213,8 +222,7 @@ def upload(array: np.ndarray, device: int) -> DeviceArray:
 def download(array: DeviceArray, dtype: np.dtype[Any], out: np.ndarray | None, stream: Any) -> np.ndarray:
     """Copy a contiguous array to the host, as an array of `dtype` or into `out`; this waits for it."""
     result: np.ndarray = array.value.copy_to_host(stream=stream)
-    if stream:
-        stream.synchronize()
+    wait(stream)
     result = result.view(dtype)
     if out is None:
         return result
@@ -244,16 +252,16 @@ def overlaps_itself(array: DeviceArray) -> bool:
     return False
 
 
-def scratch(slot: int, count: int, dtype: str, like: DeviceArray, stream: Any) -> Any:
-    """Give `count` flat numbers, uninitialised, on the device of `like`, for work on `stream` within one call.
+def scratch(slot: int, count: int, dtype: str, like: DeviceArray, stream: Any) -> DeviceArray:
+    """Give `count` numbers, uninitialised, on the device of `like`, for work on `stream` within one call.
 
     PyTorch and CuPy pool memory by stream. Numba does not, and freeing makes it wait for the device: so each thread
     keeps what it once needed in a `slot` for work on a stream, whose order makes it free for the next call.
     """
     if like.maker != "numba":
-        return flat(empty((count,), dtype, like))
-    kept: dict[Any, Any] = _own.__dict__.setdefault("scratch", {})
+        return empty((count,), dtype, like)
+    kept: dict[Any, DeviceArray] = _own.__dict__.setdefault("scratch", {})
     key = like.device, stream, slot, dtype
-    if key not in kept or kept[key].shape[0] < count:
-        kept[key] = flat(empty((count,), dtype, like))
+    if key not in kept or kept[key].size < count:
+        kept[key] = empty((count,), dtype, like)
     return kept[key]

@@ -10,6 +10,7 @@ import numpy as np
 from ..geometry import Geometry
 from . import table as T
 from .arrays import DeviceArray, empty, flat, memory_of, scratch
+from .driver import wait
 from .packing import THREADS, copy_strided, copy_table, pack_operands, pack_table
 from .plan import MOST_Z, Key, Launch, Plan, make_plan, over_items, upload_table
 
@@ -62,31 +63,32 @@ class Operands:
     ) -> None:
         self.weight, self.bias = weight, bias
         self._parameter = np.dtype(compute_dtype(weight.dtype)).type(parameter or 0)
-        self._kept: dict[Any, tuple[Any, Any]] | None = {} if kept else None
+        self._kept: dict[Any, tuple[DeviceArray, DeviceArray]] | None = {} if kept else None
 
-    def packed(self, geometry: Geometry, stream: Any) -> tuple[Any, Any]:
-        """Give (packed weights, bias numbers), flat, for a geometry."""
+    def packed(self, geometry: Geometry, stream: Any) -> tuple[DeviceArray, DeviceArray]:
+        """Give (packed weights, bias numbers) for a geometry."""
         if self._kept is None:
             return self._pack(geometry, stream)
         order = _packed_order(geometry)
         if order not in self._kept:
             self._kept[order] = self._pack(geometry, stream)
+            wait(stream)  # once: from now on they may be read on any stream
         return self._kept[order]
 
-    def _pack(self, geometry: Geometry, stream: Any) -> tuple[Any, Any]:
+    def _pack(self, geometry: Geometry, stream: Any) -> tuple[DeviceArray, DeviceArray]:
         weight, bias = self.weight, self.bias
         _, size = T.packed_phases(geometry)
         sizes = ((size, weight.dtype), (geometry.c_out + 1, compute_dtype(weight.dtype)))
         if self._kept is None:
             packed, numbers = (scratch(i, *one, weight, stream) for i, one in enumerate(sizes))
         else:
-            packed, numbers = (flat(empty((count,), dtype, weight)) for count, dtype in sizes)
+            packed, numbers = (empty((count,), dtype, weight) for count, dtype in sizes)
         data, start = memory_of(weight)
         # Where there is no bias, its place is taken by an array that is not read.
         bias_data, bias_start = memory_of(bias) if bias else (data, 0)
         place = (bias_start, bias.steps[0]) if bias else None
         launch, table, places = _pack_plan(geometry, start, weight.steps, place, weight.device)
-        launch(stream, data, bias_data, packed, numbers, table, places, self._parameter)
+        launch(stream, data, bias_data, flat(packed), flat(numbers), table, places, self._parameter)
         return packed, numbers
 
 
@@ -125,6 +127,7 @@ def product(
     plan: Plan = make_plan(key)
     weight, bias = operands.packed(geometry, stream)
     result = flat(target)
-    plan.launch(stream, flat(x), weight, bias, result if residual is None else flat(residual), result, plan.table)
+    addend = result if residual is None else flat(residual)
+    plan.launch(stream, flat(x), flat(weight), flat(bias), addend, result, plan.table)
     if target is not y:
         copy_into(target, y, stream)

@@ -6,6 +6,7 @@ Importing this module imports the compiler, but touches no driver; `require_devi
 from __future__ import annotations
 
 import importlib.util
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "pointer_device",
     "require_device",
     "simulated_array",
+    "wait",
 ]
 
 INSTALL = 'pip install "nbconv[cuda12]" (or "nbconv[cuda13]", after the CUDA version that `nvidia-smi` shows)'
@@ -68,20 +70,25 @@ def kernel(*, launch_bounds: int | tuple[int, ...] | None = None) -> Any:
 
 def device_count() -> int:
     """Count the CUDA devices; 0 where no driver is found."""
-    if SIMULATED:
-        return 1
-    return len(cuda.gpus) if cuda.is_available() else 0
+    try:
+        return require_device()
+    except DeviceError:
+        return 0
 
 
 def compute_capability(device: int) -> tuple[int, int]:
     """Give what NVIDIA calls a device's generation, such as (9, 0)."""
-    return (9, 0) if SIMULATED else tuple(cuda.gpus[device].compute_capability)  # type: ignore[return-value]
+    return (9, 0) if SIMULATED else tuple(cuda.gpus[device].compute_capability)
 
 
-def require_device() -> None:
-    """Raise DeviceError where no kernel can run."""
-    if device_count():
-        return
+@lru_cache(maxsize=1)
+def require_device() -> int:
+    """Count the CUDA devices; raise DeviceError where there is none, so that no kernel can run."""
+    if SIMULATED:
+        return 1
+    count = len(cuda.gpus) if cuda.is_available() else 0
+    if count:
+        return count
     from numba.cuda.cudadrv.driver import driver
 
     reason = " ".join(str(driver.initialization_error or "no device was found").split()).rstrip(".")
@@ -106,3 +113,9 @@ def pointer_device(pointer: int) -> int:
 def simulated_array(array: np.ndarray) -> Any:
     """Give the simulator's device array that shares the memory of `array`."""
     return FakeCUDAArray(array)
+
+
+def wait(stream: Any) -> None:
+    """Make the host wait for all work on a stream."""
+    if not SIMULATED and stream:
+        stream.synchronize()

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from ..arrays import check_array, check_out
+from ..arrays import check_array, check_out, one_dtype
 from ..devices import device_number, on_device
 from ..geometry import ConvSpec, Geometry, bind
 from . import gradients as gradient
 from .arrays import DeviceArray, download, empty, overlap, overlaps_itself, read_array, upload
 from .backend import Operands, product
 from .driver import cuda, device_count, require_device
-from .streams import choose_stream
+from .streams import choose_stream, stream_handle
 
 __all__ = ["DeviceOperands", "convolve", "gradients"]
 
@@ -28,15 +27,11 @@ def convolve(
     stream: Any,
 ) -> Any:  # fmt: skip
     """Run one of the four operations; `arrays` are x, weight, bias and residual by name, None where there is none."""
-    op = spec.op
-    ordinal = _where(op, arrays, device)
-    with _on(ordinal):
-        given = _take(op, arrays, device)
-        x, weight, bias = given["x"], given["weight"], given.get("bias")
-        geometry = bind(spec, x.shape, weight.shape, bias.shape if bias else None)
-        name, parameter = activation or (None, None)
-        operands = Operands(weight, bias, parameter)
-        return _run(geometry, x, operands, given.get("residual"), name, out, precision, stream, device)
+    given = _take(spec.op, arrays, device)
+    x, weight, bias = given["x"], given["weight"], given.get("bias")
+    geometry = bind(spec, x.shape, weight.shape, bias.shape if bias else None)
+    name, parameter = activation or (None, None)
+    return _run(geometry, x, Operands(weight, bias, parameter), given.get("residual"), name, out, precision, stream)
 
 
 class DeviceOperands:
@@ -58,19 +53,14 @@ class DeviceOperands:
 
     def __call__(self, x: Any, residual: Any, out: Any, precision: str, stream: Any) -> Any:
         """Run on arrays of this device."""
-        op = self.spec.op
-        arrays = {"x": x, "residual": residual}
-        self._refuse_host({**arrays, "out": out})
-        ordinal = _where(op, arrays, None)
-        if ordinal != self.device:
-            raise ValueError(f"{op}: x is on CUDA device {ordinal}, the layer on {self.device}: move one")
-        with _on(ordinal):
-            given = _take(op, arrays, None, self._operands.weight)
-            bias = self._operands.bias
-            shapes = given["x"].shape, self._operands.weight.shape, bias.shape if bias else None
-            geometry = bind(self.spec, *shapes)
-            residual = given.get("residual")
-            return _run(geometry, given["x"], self._operands, residual, self._activation, out, precision, stream, None)
+        self._refuse_host({"x": x, "residual": residual, "out": out})
+        weight, bias = self._operands.weight, self._operands.bias
+        given = _take(self.spec.op, {"x": x, "residual": residual, "weight": weight}, None)
+        taken = given["x"]
+        geometry = bind(self.spec, taken.shape, weight.shape, bias.shape if bias else None)
+        return _run(
+            geometry, taken, self._operands, given.get("residual"), self._activation, out, precision, stream
+        )  # fmt: skip
 
     def _refuse_host(self, arrays: Named) -> None:
         op = self.spec.op
@@ -89,22 +79,21 @@ class DeviceOperands:
 
 def _run(
     geometry: Geometry, x: DeviceArray, operands: Operands, residual: DeviceArray | None, activation: str | None,
-    out: Any, precision: str, stream: Any, device: Any,
+    out: Any, precision: str, stream: Any,
 ) -> Any:  # fmt: skip
     op, shape = geometry.spec.op, geometry.output_shape
     if residual and residual.shape != shape:
         raise ValueError(f"{op}: residual has shape {residual.shape}, the result has {shape}")
     inputs = [array for array in (x, operands.weight, operands.bias, residual) if array]
-    host = device is not None and out is not None and isinstance(out, np.ndarray)
-    if host:
+    here = x.host_dtype is not None
+    if here and out is not None:
         check_out(op, out, shape, x.host_dtype)
-    ours = choose_stream(op, stream, inputs)
-    with _allocating(x, ours):
-        target = _check_out(op, out, geometry, inputs) if out is not None and not host else empty(shape, x.dtype, x)
-        product(geometry, x, operands, residual, target, activation, precision, ours)
-    if device is not None and not on_device(out):
-        return download(target, x.host_dtype, out, ours)
-    return target.value
+    with _on(x.device):
+        ours = choose_stream(op, stream, inputs)
+        with _allocating(x, stream):
+            target = empty(shape, x.dtype, x) if here or out is None else _check_out(op, out, geometry, inputs)
+            product(geometry, x, operands, residual, target, activation, precision, ours)
+        return download(target, x.host_dtype, out, ours) if here else target.value
 
 
 def gradients(
@@ -113,28 +102,25 @@ def gradients(
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """Give the gradients in x, weight and bias; None for those that are not needed."""
     op = spec.op
-    arrays = {"grad_output": grad_output, "x": x, "weight": weight}
-    ordinal = _where(op, arrays, device)
-    with _on(ordinal):
-        given = _take(op, arrays, device)
-        dy, x, weight = given["grad_output"], given["x"], given["weight"]
-        geometry = bind(spec, x.shape, weight.shape)
-        if dy.shape != geometry.output_shape:
-            raise ValueError(
-                f"{op}: grad_output has shape {dy.shape}, the forward call gives {geometry.output_shape}; "
-                f"x {x.shape}, weight {weight.shape}"
-            )
+    given = _take(op, {"grad_output": grad_output, "x": x, "weight": weight}, device)
+    dy, x, weight = given.values()
+    geometry = bind(spec, x.shape, weight.shape)
+    if dy.shape != geometry.output_shape:
+        raise ValueError(
+            f"{op}: grad_output has shape {dy.shape}, the forward call gives {geometry.output_shape}; "
+            f"x {x.shape}, weight {weight.shape}"
+        )
+    with _on(x.device):
         ours = choose_stream(op, stream, [dy, x, weight])
-        with _allocating(dy, ours):
+        with _allocating(dy, stream):
             grads = (
                 gradient.grad_x(geometry, dy, weight, precision, ours) if "x" in needs else None,
                 gradient.grad_weight(geometry, dy, x, weight, precision, ours) if "weight" in needs else None,
                 gradient.grad_bias(geometry, dy, ours) if "bias" in needs else None,
             )
-        if device is None:
-            return tuple(None if grad is None else grad.value for grad in grads)  # type: ignore[return-value]
-        hosts = (None if grad is None else download(grad, x.host_dtype, None, ours) for grad in grads)
-        return tuple(hosts)  # type: ignore[return-value]
+        kind = dy.host_dtype
+        results = [grad and (grad.value if kind is None else download(grad, kind, None, ours)) for grad in grads]
+        return tuple(results)  # type: ignore[return-value]
 
 
 # ---- what came in --------------------------------------------------------------------------------------------------
@@ -156,34 +142,27 @@ def ordinal_of(op: str, device: Any) -> int:
     return ordinal
 
 
-def _where(op: str, arrays: Named, device: Any) -> int:
-    """Say which device a call runs on; all arrays are on one side."""
+def _take(op: str, arrays: Named, device: Any) -> dict[str, DeviceArray]:
+    """Take all arrays apart, those of the host after a copy to `device`; check that they fit each other."""
     require_device()
-    name, value = next((name, value) for name, value in arrays.items() if value is not None)
-    if not on_device(value):
-        return ordinal_of(op, device)
-    found = read_array(op, name, value).device
-    if device is not None and (ordinal_of(op, device), ":" in device) not in ((found, True), (0, False)):
-        raise ValueError(f"{op}: {name} is on CUDA device {found}; got device {device!r}")
-    return found
-
-
-def _take(op: str, arrays: Named, device: Any, partner: DeviceArray | None = None) -> dict[str, DeviceArray]:
-    """Take all arrays apart, those on the host after a copy to the current device; check that they fit each other."""
-    taken: dict[str, DeviceArray] = {}
-    for name, value in arrays.items():
-        if isinstance(value, DeviceArray):
-            taken[name] = value
-        elif value is not None:
-            taken[name] = (
-                read_array(op, name, value)
-                if on_device(value)
-                else upload(check_array(op, name, value), ordinal_of(op, device))
-            )
-    (first, array), *others = taken.items()
-    if partner is not None:
-        others = [*others, ("weight", partner)]
-    for name, other in others:
+    given = {name: value for name, value in arrays.items() if value is not None}
+    first, value = next(iter(given.items()))
+    if on_device(value):
+        taken = {
+            name: value if isinstance(value, DeviceArray) else read_array(op, name, value)
+            for name, value in given.items()
+        }
+        found = taken[first].device
+        if device is not None and ordinal_of(op, device) != found and ":" in device:
+            raise ValueError(f"{op}: {first} is on CUDA device {found}; got device {device!r}")
+    else:
+        ordinal = ordinal_of(op, device)
+        checked = {name: check_array(op, name, value) for name, value in given.items()}
+        one_dtype(op, **checked)
+        with _on(ordinal):
+            taken = {name: upload(value, ordinal) for name, value in checked.items()}
+    array = taken[first]
+    for name, other in taken.items():
         if other.device != array.device:
             raise ValueError(f"{op}: {first} is on CUDA device {array.device}, {name} on {other.device}: move one")
         if other.dtype != array.dtype:
@@ -212,25 +191,17 @@ def _check_out(op: str, out: Any, geometry: Geometry, inputs: list[DeviceArray])
     return target
 
 
-@contextmanager
-def _on(device: int) -> Iterator[None]:
+def _on(device: int) -> Any:
     """Make a device the current one; with a single device it always is."""
-    if device_count() == 1:
-        yield
-    else:
-        with cuda.gpus[device]:
-            yield
+    return nullcontext() if device_count() == 1 else cuda.gpus[device]
 
 
 def _allocating(like: DeviceArray, stream: Any) -> Any:
-    """Make the packages that pool memory by stream allocate for work on `stream`."""
-    handle = int(getattr(getattr(stream, "handle", 0), "value", getattr(stream, "handle", 0)) or 0)
+    """Make the packages that pool memory by stream allocate for work on the caller's `stream`."""
+    if stream is None or like.maker == "numba":
+        return nullcontext()
+    handle = stream_handle("", stream)
     if like.maker == "torch":
         torch = sys.modules["torch"]
-        if torch.cuda.current_stream(like.device).cuda_stream != handle:
-            return torch.cuda.stream(torch.cuda.ExternalStream(handle, device=like.value.device))
-    if like.maker == "cupy":
-        cupy = sys.modules["cupy"]
-        if cupy.cuda.get_current_stream().ptr != handle:
-            return cupy.cuda.ExternalStream(handle)
-    return nullcontext()
+        return torch.cuda.stream(torch.cuda.ExternalStream(handle, device=like.value.device))
+    return sys.modules["cupy"].cuda.ExternalStream(handle)

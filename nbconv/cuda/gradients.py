@@ -41,16 +41,21 @@ def grad_x(
 def _fold_rim(
     geometry: Geometry, grad_output: DeviceArray, weight: DeviceArray, grad: DeviceArray, stream: Any
 ) -> None:
-    rims = [_rim(axis, geometry.spec.padding_mode) for axis in geometry.axes]
-    sizes = [axis.size for axis in geometry.axes]
-    rest = math.prod(high - low for low, high in rims)
-    items = geometry.n * (math.prod(sizes) - rest) * geometry.c_in
     data, start = memory_of(weight)
-    device = grad.device
-    tables = (T.build_table(geometry), pack_table(start, weight.steps, None), general.rim_table(rims))
+    launch, *tables = _rim_plan(geometry, start, weight.steps, grad.device)
+    zeros = upload_zeros(compute_dtype(grad.dtype), grad.device)
+    launch(stream, flat(grad_output), data, flat(grad), zeros, *tables)
+
+
+@lru_cache(maxsize=1024)
+def _rim_plan(geometry: Geometry, start: int, steps: tuple[int, ...], device: int) -> tuple[Any, ...]:
+    """Give the launch of `fold_rim` and its tables."""
+    rims = [_rim(axis, geometry.spec.padding_mode) for axis in geometry.axes]
+    inside = math.prod(high - low for low, high in rims)
+    items = geometry.n * (math.prod(axis.size for axis in geometry.axes) - inside) * geometry.c_in
+    tables = T.build_table(geometry), pack_table(start, steps, None), general.rim_table(rims)
     launch = over_items(general.fold_rim, items, general.THREADS)
-    zeros = upload_zeros(compute_dtype(grad.dtype), device)
-    launch(stream, flat(grad_output), data, flat(grad), zeros, *(upload_table(t.tobytes(), device) for t in tables))
+    return launch, *(upload_table(table.tobytes(), device) for table in tables)
 
 
 @lru_cache(maxsize=16)
@@ -81,19 +86,16 @@ def grad_weight(
     windows, points = (grad_output, x) if transposed else (x, grad_output)
     # The convolution from windows to points: it ties positions together as the operation does.
     pairs = geometry.adjoint() if transposed else geometry
-    grad = empty(weight.shape, weight.dtype, weight)
+    grad = empty(weight.shape, weight.dtype, grad_output)
     if not grad.size:
         return grad
-    T.check_sizes(pairs)
-    device, compute = weight.device, compute_dtype(weight.dtype)
     windows, points = contiguous(windows, stream), contiguous(points, stream)
     aligned = windows.aligned and points.aligned
-    slices, rows, launch, finish = _weight_launches(pairs, weight.dtype, aligned, device)
-    table = upload_table(T.build_table(pairs).tobytes(), device)
-    places = upload_table(pack_table(0, grad.steps, None).tobytes(), device)
-    sums = scratch(0, max(1, slices) * grad.size, compute, weight, stream)
-    launch(stream, flat(windows), flat(points), sums, table, np.int32(rows))
-    finish(stream, sums, np.int32(slices), flat(grad), table, places)
+    slices, rows, launch, finish = _weight_launches(pairs, weight.dtype, aligned, weight.device)
+    table, places = _weight_tables(pairs, grad.steps, weight.device)
+    sums = scratch(0, max(1, slices) * grad.size, compute_dtype(weight.dtype), grad_output, stream)
+    launch(stream, flat(windows), flat(points), flat(sums), table, np.int32(rows))
+    finish(stream, flat(sums), np.int32(slices), flat(grad), table, places)
     return grad
 
 
@@ -122,6 +124,13 @@ def _weight_launches(pairs: Geometry, dtype: str, aligned: bool, device: int) ->
     return slices, rows, over_items(kernel, items, general.THREADS, y=slices), finish
 
 
+@lru_cache(maxsize=1024)
+def _weight_tables(pairs: Geometry, steps: tuple[int, ...], device: int) -> tuple[Any, Any]:
+    T.check_sizes(pairs)
+    tables = T.build_table(pairs), pack_table(0, steps, None)
+    return upload_table(tables[0].tobytes(), device), upload_table(tables[1].tobytes(), device)
+
+
 def grad_bias(geometry: Geometry, grad_output: DeviceArray, stream: Any) -> DeviceArray:
     """Compute the gradient of the bias."""
     channels = geometry.c_out
@@ -133,10 +142,10 @@ def grad_bias(geometry: Geometry, grad_output: DeviceArray, stream: Any) -> Devi
     rows_of_slice = max(1, -(-rows // slices))
     slices = -(-rows // rows_of_slice)  # none where there are no rows
     partial = scratch(0, max(1, slices) * channels, compute_dtype(grad.dtype), grad_output, stream)
-    source = flat(contiguous(grad_output, stream))
+    source = contiguous(grad_output, stream)
     sizes = (np.int32(channels), np.int32(rows), np.int32(rows_of_slice))
-    _bias_launch(general.bias_slices, channels, slices)(stream, source, partial, *sizes)
-    _bias_launch(general.sum_bias_slices, channels, 1)(stream, partial, np.int32(slices), flat(grad), sizes[0])
+    _bias_launch(general.bias_slices, channels, slices)(stream, flat(source), flat(partial), *sizes)
+    _bias_launch(general.sum_bias_slices, channels, 1)(stream, flat(partial), np.int32(slices), flat(grad), sizes[0])
     return grad
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..geometry import Geometry
 from . import depthwise, gemm, gemm_tiles, general
 from . import table as T
-from .driver import SIMULATED, compute_capability, cuda
+from .driver import SIMULATED, compute_capability, cuda, wait
 
 __all__ = ["MOST_Z", "Key", "Launch", "Plan", "make_plan", "over_items", "tiles_run", "upload_table"]
 
@@ -66,7 +66,9 @@ class Plan(NamedTuple):
 @lru_cache(maxsize=1024)
 def upload_table(numbers: bytes, device: int) -> Any:
     """Keep a table of int32 numbers on a device; the device must be the current one."""
-    return cuda.to_device(np.frombuffer(numbers, np.int32))
+    table = cuda.to_device(np.frombuffer(numbers, np.int32))
+    wait(cuda.default_stream())  # copies from pageable memory may still be under way, and other streams do not wait
+    return table
 
 
 @lru_cache(maxsize=2048)

@@ -11,7 +11,7 @@ from typing import Any
 from .arrays import DeviceArray
 from .driver import SIMULATED, cuda
 
-__all__ = ["choose_stream"]
+__all__ = ["choose_stream", "stream_handle"]
 
 _LEGACY = 1  # another name of the default stream's handle, 0
 
@@ -29,7 +29,7 @@ def choose_stream(op: str, stream: Any, arrays: Sequence[DeviceArray]) -> Any:
     """
     if SIMULATED:
         return 0
-    handle = _current(arrays[0]) if stream is None else _handle(op, stream)
+    handle = _current(arrays[0]) if stream is None else stream_handle(op, stream)
     ours = _stream(arrays[0].device, handle)
     for other in {array.stream for array in arrays if array.stream is not None}:
         theirs = 0 if other == _LEGACY else other
@@ -56,7 +56,8 @@ def _current(array: DeviceArray) -> int:
     return 0 if handle == _LEGACY else int(handle)
 
 
-def _handle(op: str, stream: Any) -> int:
+def stream_handle(op: str, stream: Any) -> int:
+    """Give the handle of a stream in any form."""
     handle = stream
     if hasattr(stream, "__cuda_stream__"):
         protocol = stream.__cuda_stream__
