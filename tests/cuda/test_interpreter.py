@@ -91,6 +91,14 @@ def test_threads_that_part_and_meet() -> None:
     np.testing.assert_array_equal(y, u32(32))
 
 
+def test_parts_of_a_warp_wait_for_each_other() -> None:
+    body = (
+        "setp.lt.u32 %p1, %r2, 40; @%p1 bra\tlow;\nmov.u32 %r8, 1;\nlow:\nbar.warp.sync -1; st.global.u32 [%d5], %r8;"
+    )
+    y, _ = run(body, u32(64), threads=64)
+    np.testing.assert_array_equal(y, u32(64) >= 40)
+
+
 def test_calls_are_put_in_place() -> None:
     functions = """
     .func (.param .b32 result) twice(.param .b32 a)
@@ -178,6 +186,7 @@ def test_groups_of_copies_arrive_in_order() -> None:
         ("setp.lt.u32 %p1, %r2, 16; @%p1 bar.sync 0;", "divergent barrier: some threads wait"),
         ("setp.lt.u32 %p1, %r2, 16; @%p1 bra a; bar.sync 0; bra.uni b; a: bar.sync 0; b:", "wait at different ones"),
         ("setp.lt.u32 %p1, %r2, 16; @%p1 ret; bar.sync 0;", "others have left"),
+        ("setp.lt.u32 %p1, %r2, 16; @%p1 ret; bar.warp.sync -1;", "part of a warp waits"),
         ("again: bra.uni again;", "does not end"),
         ("mov.u32 %r9, 0; div.u32 %r8, %r2, %r9;", "division by zero"),
         (

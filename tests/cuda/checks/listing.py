@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from nbconv.cuda import gemm, gemm_tiles, general, grad_general, packing
+from nbconv.cuda import depthwise, gemm, gemm_tiles, general, grad_gemm, grad_general, packing, tensor_core
+from nbconv.cuda.table import channelwise
 from nbconv.geometry import Geometry
+from tests.cuda.checks.artifacts import Artifacts, artifacts
 from tests.cuda.checks.problems import Grid
-from tests.cuda.checks.toolchain import Compiled, compile_kernel
+from tests.cuda.checks.toolchain import ARCHITECTURES
 
 STORED = {"float32": "float32", "float64": "float64", "float16": "float16", "bfloat16": "uint16"}
 """Types of the public arrays, and what kernels see of them."""
@@ -24,7 +26,6 @@ STATIC_SHARED = 48 * 1024
 class Entry:
     """A kernel for one type, and its demands."""
 
-    name: str
     kernel: Any
     types: tuple[Any, ...]
     dtype: str = "float32"
@@ -37,31 +38,50 @@ class Entry:
     """The least part of the hot loop that `hot` must take."""
     expected: tuple[str, ...] = ()
     """Opcodes that the hot loop must hold."""
-    tile: tuple[str, bool] | None = None
-    """Of a tiled product: the tile's name, and whether x is read number by number."""
+    family: str = ""
+    """Of tiled products and depthwise ones: the module's short name."""
+    tile: str = ""
+    masked: bool = False
+    kind: str = ""
+    """Of tensor cores: the arithmetic. Of depthwise products: how x is read."""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.dtype}"
+        return f"{self.kernel.py_func.__name__} {self.dtype}"
 
-    def compiled(self) -> Compiled:
-        """Compile, once."""
-        return _compile(self)
+    @property
+    def artifacts(self) -> Artifacts:
+        """What compiling it gives."""
+        return artifacts(self.kernel, self.types)
 
     @property
     def most_registers(self) -> int:
         """Registers a thread may take; the hardware gives them in eights."""
         return min(255, REGISTER_FILE // (self.threads * self.blocks) // 8 * 8)
 
+    def fits(self, geometry: Geometry) -> bool:
+        """Say whether a product kernel may be given this geometry."""
+        if self.family == "depthwise":
+            return depthwise.covers(geometry) and self.kind == _depthwise_kind(
+                depthwise.slides(geometry), geometry.spec.padding_mode != "zeros"
+            )
+        itemsize = 4 if self.dtype == "float32" else 2
+        return not channelwise(geometry) and (self.masked or not gemm_tiles.needs_mask(geometry, itemsize))
+
     def grid(self, geometry: Geometry) -> Grid:
-        """Give the launch of a tiled product."""
-        assert self.tile
-        blocks, threads = gemm_tiles.launch(geometry, self.tile[0])
+        """Give a product kernel's launch."""
+        if self.family == "depthwise":
+            blocks, threads = depthwise.launch(geometry)
+        else:
+            blocks, threads = gemm_tiles.launch(geometry, self.tile)
         return blocks, (threads, 1, 1), 0
 
-
-@cache
-def _compile(entry: Entry) -> Compiled:
-    return compile_kernel(entry.kernel, entry.types)
+    def compile_all(self) -> None:
+        """Make all that the tests ask for."""
+        self.artifacts.ptx()
+        for architecture in ARCHITECTURES:
+            self.artifacts.resources(architecture)
+            if self.hot:
+                self.artifacts.machine_code(architecture)
 
 
 def flat(dtype: str) -> Any:
@@ -81,16 +101,58 @@ def product_types(dtype: str) -> tuple[Any, ...]:
     return x, x, bias, x, x, flat("int32")
 
 
+def slice_types(dtype: str) -> tuple[Any, ...]:
+    """Give the types of a weight gradient's first pass: windows, points, partial, table, rows_of_slice."""
+    from numba.cuda import types
+
+    return flat(dtype), flat(dtype), flat(_compute(dtype)), flat("int32"), types.int32
+
+
+def _bounds(kernel: Any) -> dict[str, int]:
+    threads, blocks = kernel.targetoptions["launch_bounds"]
+    return {"threads": threads, "blocks": blocks}
+
+
+def _ffma_share(tile: str) -> float:
+    """Tell what part of the hot loop multiplications must be, of kernels that read 16 bytes at a time.
+
+    A thread of 8 x 8 numbers needs 64 vectors from shared memory for 1024 multiplications, one of 8 x 4 needs 48 for
+    512; the rest is for the copies.
+    """
+    sizes = gemm_tiles.TILES[tile]
+    return 0.85 if sizes.rows * sizes.columns == 64 * sizes.threads else 0.75
+
+
+def _depthwise_kind(slides: bool, repeats: bool) -> str:
+    return ("slides" if slides else "strides") + ", repeats" * repeats
+
+
 def product_entries() -> Iterator[Entry]:
-    """List the tiled product kernels."""
+    """List the tiled and the depthwise product kernels."""
+    reads = ("LDS.128", "LDGSTS")
     for (tile, masked), kernel in gemm.KERNELS.items():
-        sizes = gemm_tiles.TILES[tile]
-        # 8 x 8 numbers a thread: 16 loads for 256 multiplications; 8 x 4: 12 for 128; and the copies' own work.
-        share = 0.0 if masked else 0.85 if sizes.rows * sizes.columns == 64 * sizes.threads else 0.75
-        bounds = kernel.targetoptions["launch_bounds"]
         yield Entry(
-            f"ffma_{tile}{'_masked' * masked}", kernel, product_types("float32"), threads=bounds[0], blocks=bounds[1],
-            hot="FFMA", share=share, expected=("LDS.128", "LDGSTS"), tile=(tile, masked),
+            kernel, product_types("float32"), **_bounds(kernel), hot="FFMA", share=0 if masked else _ffma_share(tile),
+            expected=reads, family="gemm", tile=tile, masked=masked,
+        )  # fmt: skip
+    for (kind, tile, masked), kernel in tensor_core.KERNELS.items():
+        dtype = {"bf16": "bfloat16", "f16": "float16"}.get(kind, "float32")
+        copies = () if masked and dtype != "float32" else ("LDGSTS",)
+        yield Entry(
+            kernel, product_types(dtype), dtype, **_bounds(kernel), hot="HMMA", expected=("LDSM", *copies),
+            family="tensor_core", tile=tile, masked=masked, kind=kind,
+        )  # fmt: skip
+    for (slides, repeats), kernel in depthwise.KERNELS.items():
+        kind = _depthwise_kind(slides, repeats)
+        yield Entry(kernel, product_types("float32"), **_bounds(kernel), family="depthwise", kind=kind)
+
+
+def slice_entries() -> Iterator[Entry]:
+    """List the tiled first passes of the weight's gradient."""
+    for (tile, masked), kernel in grad_gemm.KERNELS.items():
+        yield Entry(
+            kernel, slice_types("float32"), **_bounds(kernel), hot="FFMA", share=0 if masked else _ffma_share(tile),
+            expected=("LDS.128", "LDGSTS"), family="grad_gemm", tile=tile, masked=masked,
         )  # fmt: skip
 
 
@@ -101,12 +163,11 @@ def general_entries() -> Iterator[Entry]:
     table, whole = flat("int32"), types.int32
     for dtype in DTYPES:
         x, compute = flat(dtype), flat(_compute(dtype))
-        for kernel in (general.product_wide, general.product_narrow):
-            yield Entry(kernel.py_func.__name__, kernel, product_types(dtype), dtype, general.THREADS, 2)
-        for kernel in (grad_general.weight_slices_wide, grad_general.weight_slices_narrow):
-            arguments = (x, x, compute, table, whole)
-            yield Entry(kernel.py_func.__name__, kernel, arguments, dtype, grad_general.THREADS, 2)
-        others: dict[Any, tuple[Any, ...]] = {
+        of_kernel: dict[Any, tuple[Any, ...]] = {
+            general.product_wide: product_types(dtype),
+            general.product_narrow: product_types(dtype),
+            grad_general.weight_slices_wide: slice_types(dtype),
+            grad_general.weight_slices_narrow: slice_types(dtype),
             grad_general.sum_weight_slices: (compute, whole, x, table, table),
             grad_general.bias_slices: (x, compute, whole, whole, whole),
             grad_general.sum_bias_slices: (compute, whole, x, whole),
@@ -114,10 +175,11 @@ def general_entries() -> Iterator[Entry]:
             packing.pack_operands: (x, x, x, compute, table, table, compute.dtype),
             packing.copy_strided: (x, x, table),
         }
-        for kernel, arguments in others.items():
-            yield Entry(kernel.py_func.__name__, kernel, arguments, dtype, 256, 2)
+        for kernel, arguments in of_kernel.items():
+            yield Entry(kernel, arguments, dtype, 256, 1)
 
 
-def entries() -> list[Entry]:
+@cache
+def entries() -> tuple[Entry, ...]:
     """List everything."""
-    return [*product_entries(), *general_entries()]
+    return (*product_entries(), *slice_entries(), *general_entries())

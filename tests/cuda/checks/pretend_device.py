@@ -10,16 +10,18 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
+from tests.cuda.checks.artifacts import artifacts
 from tests.cuda.checks.ptx_interpreter import Report, launch
 from tests.cuda.checks.ptx_memory import Buffer, GlobalMemory
-from tests.cuda.checks.toolchain import SM_90A, Architecture, compile_kernel
+from tests.cuda.checks.toolchain import SM_90A, Architecture
 
-DEVICES = ["a pretended device"]
+DEVICES = [SimpleNamespace(id=0, name=b"a pretended device", compute_capability=(9, 0), MULTIPROCESSOR_COUNT=132)]
 
 
 class PretendArray:
@@ -108,7 +110,7 @@ class Device:
                 buffers[key] = memory.add(argument.array, "both")
                 arrays.append((argument.array, buffers[key]))
             given.append(buffers[key])
-        ptx = compiled_ptx(kernel, tuple(map(type_of, arguments)), self.architecture)
+        ptx = artifacts(kernel, tuple(map(type_of, arguments))).ptx(self.architecture)
         report = launch(ptx, grid, (block, 1, 1), given, memory, dynamic_shared=shared)
         for array, buffer in arrays:
             if array.flags.writeable and (buffer.writers >= 0).any():
@@ -121,17 +123,6 @@ def _refuse_overlap(key: tuple[int, int], buffers: dict[tuple[int, int], Buffer]
     for other, length in buffers:
         if size and length and start < other + length and other < start + size:
             raise NotImplementedError("arguments that overlap in part")
-
-
-_compiled: dict[Any, str] = {}
-
-
-def compiled_ptx(kernel: Any, types: tuple[Any, ...], architecture: Architecture) -> str:
-    """Compile a kernel for arguments of these types, once."""
-    key = kernel, types, architecture
-    if key not in _compiled:
-        _compiled[key] = compile_kernel(kernel, types).ptx(architecture)
-    return _compiled[key]
 
 
 def type_of(argument: Any) -> Any:

@@ -77,3 +77,43 @@ class Problem:
         arguments = [x, weight, memory.add(bias), added, y, memory.add(self.table)]
         report = launch(ptx, blocks, threads, arguments, memory, dynamic_shared=shared)
         return y.content().view(self.dtype).reshape(geometry.output_shape), report
+
+
+@dataclass
+class SliceProblem:
+    """The first pass of a convolution's weight gradient: sums over slices of positions."""
+
+    case: Case
+
+    def __post_init__(self) -> None:
+        self.geometry = geometry_of(self.case)
+        self.windows = whole_numbers(rng_for(self.case, "x"), self.case.x_shape)
+        self.points = whole_numbers(rng_for(self.case, "grad_output"), self.geometry.output_shape)
+
+    def expected(self) -> Array:
+        """Sum over all positions: (groups, taps, c_in / groups, c_out / groups), float64."""
+        geometry, params = self.geometry, self.case.params
+        kernel, ndim = self.case.weight_shape[2:], self.case.ndim
+        strides, dilations = (reference.each_axis(params.get(name, 1), ndim) for name in ("stride", "dilation"))
+        sizes, outs = self.case.x_shape[1:-1], geometry.output_shape[1:-1]
+        pads = reference.forward_pads(sizes, kernel, strides, params.get("padding", 0), dilations)
+        padded = reference.pad(reference.exact(self.windows), pads, params.get("padding_mode", "zeros"))
+        groups, positions = geometry.groups, geometry.n * int(np.prod(outs))
+        right = reference.exact(self.points).reshape(positions, groups, -1)
+        taps = []
+        for tap in np.ndindex(*kernel):
+            left = padded[reference.window_of(tap, strides, dilations, outs)].reshape(positions, groups, -1)
+            taps.append(np.einsum("pgc,pgo->gco", left, right))
+        return np.stack(taps, 1)
+
+    def run(self, ptx: str, grid: Grid, slices: int, rows_of_slice: int) -> tuple[Array, Report]:
+        """Interpret a kernel; gives the sum of its slices, NaN where nothing was written."""
+        blocks, threads, shared = grid
+        memory, geometry = GlobalMemory(), self.geometry
+        shape = (slices, geometry.groups, -1, geometry.c_in // geometry.groups, geometry.c_out // geometry.groups)
+        count = slices * int(np.prod(self.case.weight_shape))
+        partial = memory.add(np.full(count, np.nan, np.float32), "write")
+        arrays = [memory.add(stored(self.windows)), memory.add(stored(self.points)), partial]
+        arguments = [*arrays, memory.add(build_table(geometry)), rows_of_slice]
+        report = launch(ptx, blocks, threads, arguments, memory, dynamic_shared=shared)
+        return partial.content().astype(np.float64).reshape(shape).sum(0), report

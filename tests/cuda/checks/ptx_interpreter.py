@@ -25,7 +25,7 @@ from tests.cuda.checks.ptx_parser import WIDTHS, Function, Instruction, parse
 
 Array = NDArray[Any]
 
-RUNNING, WAITING, DONE = range(3)
+RUNNING, WAITING, WAITING_FOR_WARP, DONE = range(4)
 MOST_SHARED = 227 * 1024  # bytes a block of sm_90, with the opt-in
 
 
@@ -141,12 +141,22 @@ class Block:
 
     def _release(self, at: Array, state: Array) -> None:
         waiting = state == WAITING
+        if (state == WAITING_FOR_WARP).any():
+            raise Fault("divergent barrier: part of a warp waits for the rest")
         if not waiting.all():
             raise Fault("divergent barrier: some threads wait at it, others have left the kernel")
         if (at != at[0]).any():
             raise Fault("divergent barrier: threads wait at different ones")
         self.shared.barrier()
         state[:] = RUNNING
+
+    def _wait_for_warp(self, arrived: Array, at: Array, state: Array) -> None:
+        """Let threads wait until their whole warp has come; shared memory is taken to be unordered all the same."""
+        state[arrived] = WAITING_FOR_WARP
+        for first in range(0, self.threads, 32):
+            warp = slice(first, first + 32)
+            if (state[warp] == WAITING_FOR_WARP).all() and (at[warp] == at[first]).all():
+                state[warp] = RUNNING
 
     def _run_group(self, here: int, group: Array | None, at: Array, state: Array, most_steps: int) -> None:
         """Run threads that stand at the same place until they part, wait, end, or may meet others."""
@@ -179,8 +189,12 @@ class Block:
                     at[members], at[taken] = here + 1, target
                     return
             elif name in ("bar", "barrier"):
-                _check_barrier(instruction)
-                if mask is None:
+                if instruction.opcode[1:] == ("warp", "sync"):
+                    if mask is not None:
+                        at[members] = here + 1
+                        self._wait_for_warp(mask, at, state)
+                        return
+                elif _is_barrier(instruction) and mask is None:
                     self.shared.barrier()
                 else:
                     at[members] = here + 1
@@ -199,11 +213,11 @@ class Block:
                 return
 
 
-def _check_barrier(instruction: Instruction) -> None:
-    if instruction.opcode not in (("bar", "sync"), ("barrier", "sync"), ("barrier", "sync", "aligned")) or (
-        instruction.operands != ("0",)
-    ):
+def _is_barrier(instruction: Instruction) -> bool:
+    known = ("bar", "sync"), ("barrier", "sync"), ("barrier", "sync", "aligned")
+    if instruction.opcode not in known or instruction.operands != ("0",):
         raise NotImplementedError(str(instruction))
+    return True
 
 
 def launch(

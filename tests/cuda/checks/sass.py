@@ -51,7 +51,7 @@ def loops(listing: str) -> list[Loop]:
     return found
 
 
-def hot_loop(listing: str, family: str) -> Loop:
+def hottest(found: list[Loop], family: str) -> Loop:
     """Give the loop in which `family` has the greatest share.
 
     Raises
@@ -59,7 +59,7 @@ def hot_loop(listing: str, family: str) -> Loop:
     LookupError
         Where no loop has any such instruction.
     """
-    holding = [loop for loop in loops(listing) if count(loop.opcodes, family)]
+    holding = [loop for loop in found if count(loop.opcodes, family)]
     if not holding:
         raise LookupError(f"no loop has any {family}")
     return max(holding, key=lambda loop: loop.share(family))

@@ -1,0 +1,163 @@
+"""The compiled kernels, run instruction by instruction: exact results, no races, nothing read or written beside arrays.
+
+First the tiled and the depthwise kernels, each on shapes that end in the middle of its tiles; then the whole package on
+a device that is only pretended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nbconv
+from tests.cuda.lanes import needs_compiler
+
+needs_compiler()
+
+from nbconv.cuda import grad_gemm  # noqa: E402
+from tests.cases import CASES, Case  # noqa: E402
+from tests.cuda.checks.artifacts import compile_side_by_side  # noqa: E402
+from tests.cuda.checks.listing import Entry, product_entries, slice_entries  # noqa: E402
+from tests.cuda.checks.pretend_device import Device, pretended_device  # noqa: E402
+from tests.cuda.checks.problems import Problem, SliceProblem, geometry_of  # noqa: E402
+from tests.helpers import (  # noqa: E402
+    DTYPES,
+    arrays_of,
+    assert_close,
+    assert_equal,
+    expected_of,
+    real_numbers,
+    rng_for,
+    sum_tolerance,
+    whole_numbers,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    compile_side_by_side()
+
+
+def _case(op: str, x: tuple[int, ...], weight: tuple[int, ...], **params: Any) -> Case:
+    return Case(op, x, weight, params)
+
+
+# Each ends in the middle of a tile in one way or several: rows, columns, the reduction.
+RAGGED = [
+    _case("conv1d", (2, 70, 16), (40, 16, 3), padding=1),
+    _case("conv1d", (1, 61, 24), (136, 24, 5), stride=2, padding=((3, 1),), dilation=2),
+    _case("conv2d", (2, 9, 11, 8), (72, 8, 3, 3), padding=(1, 2), stride=(1, 2)),
+    _case("conv2d", (1, 7, 30, 16), (24, 8, 3, 2), groups=2, dilation=(2, 1), padding=(2, 0)),
+    _case("conv_transpose1d", (2, 50, 8), (8, 36, 7), stride=3, padding=2, output_padding=1),
+    _case("conv_transpose2d", (1, 6, 7, 16), (16, 10, 2, 3), stride=(3, 2), groups=2),
+    _case("conv1d", (300, 1, 8), (33, 8, 1)),
+    # For those that follow x must be read number by number.
+    _case("conv1d", (2, 70, 5), (40, 5, 3), padding=2, stride=2),
+    _case("conv1d", (1, 61, 6), (70, 3, 4), groups=2, dilation=3, padding=4),
+    _case("conv1d", (2, 40, 8), (17, 8, 4), padding=3, padding_mode="reflect"),
+    _case("conv2d", (1, 9, 11, 3), (136, 3, 3, 3), padding=(1, 2), padding_mode="circular"),
+    _case("conv2d", (1, 9, 11, 7), (9, 7, 3, 3), padding=(3, 1), padding_mode="replicate", stride=2),
+    _case("conv_transpose1d", (1, 40, 10), (10, 20, 5), stride=2, dilation=3),
+]
+DEPTHWISE = [
+    _case("conv1d", (2, 41, 12), (12, 1, 3), groups=12, padding=1),
+    _case("conv1d", (1, 30, 140), (140, 1, 5), groups=140, padding="causal", dilation=3),
+    _case("conv1d", (2, 41, 8), (8, 1, 5), groups=8, stride=2, padding=2),
+    _case("conv1d", (2, 19, 8), (8, 1, 4), groups=8, padding=3, padding_mode="reflect"),
+    _case("conv1d", (2, 19, 8), (8, 1, 4), groups=8, padding=3, padding_mode="circular", stride=3),
+    _case("conv2d", (2, 7, 11, 16), (16, 1, 3, 3), groups=16, padding=1),
+    _case("conv2d", (1, 7, 11, 4), (4, 1, 3, 2), groups=4, padding=(2, 1), stride=2, padding_mode="replicate"),
+    _case("conv2d", (1, 9, 10, 4), (4, 1, 3, 3), groups=4, stride=(2, 1), dilation=(1, 2), padding=2),
+    _case("conv_transpose1d", (2, 9, 8), (8, 1, 4), groups=8, stride=2, padding=1),
+    _case("conv_transpose2d", (1, 5, 4, 8), (8, 1, 3, 3), groups=8, stride=(2, 3), output_padding=1),
+]
+
+
+def _runs() -> Iterator[tuple[Entry, Case]]:
+    """Give each tiled kernel a third of the cases that fit it, each depthwise one all."""
+    for i, entry in enumerate(product_entries()):
+        cases = DEPTHWISE if entry.family == "depthwise" else RAGGED
+        fitting = [case for case in cases if entry.fits(geometry_of(case))]
+        for case in fitting if entry.family == "depthwise" else fitting[i % 3 :: 3]:
+            yield entry, case
+
+
+def name_of(value: Any) -> str:
+    return str(value)
+
+
+@pytest.mark.parametrize(("entry", "case"), list(_runs()), ids=name_of)
+def test_products_are_exact(entry: Entry, case: Case) -> None:
+    """Whole numbers: each type holds them, and their products and sums in float32."""
+    problem = Problem(case, DTYPES[entry.dtype], residual=True)
+    y, _ = problem.run(entry.artifacts.ptx(), entry.grid(problem.geometry))
+    assert_equal(y, problem.expected())
+
+
+@pytest.mark.parametrize("entry", [entry for entry in product_entries() if not entry.masked], ids=name_of)
+def test_products_of_real_numbers_and_an_activation(entry: Entry) -> None:
+    case = next(case for case in [*RAGGED, *DEPTHWISE] if entry.fits(geometry_of(case)))
+    problem = Problem(case, DTYPES[entry.dtype], "gelu", draw=real_numbers)
+    y, _ = problem.run(entry.artifacts.ptx(), entry.grid(problem.geometry))
+    tolerance = sum_tolerance(case, problem.x, problem.weight, problem.bias)
+    rounding = 2.0**-11 / np.finfo(np.float32).eps if entry.kind == "tf32" else 1.0
+    assert_close(y, problem.expected(), tolerance * rounding + 1e-5)
+
+
+UNMASKED = [entry for entry in product_entries() if entry.family != "depthwise" and not entry.masked]
+
+
+@pytest.mark.parametrize("entry", UNMASKED, ids=name_of)
+def test_products_have_no_bank_conflicts(entry: Entry) -> None:
+    """Copies to shared memory and reads of slices; the finish of a tile lies outside of the hot loop."""
+    problem = Problem(RAGGED[0], DTYPES[entry.dtype])
+    _, report = problem.run(entry.artifacts.ptx(), entry.grid(problem.geometry))
+    assert report.banks
+    assert not report.conflicts
+
+
+@pytest.mark.parametrize("entry", list(slice_entries()), ids=name_of)
+def test_slices_of_the_weight_gradient_are_exact(entry: Entry) -> None:
+    ran = 0
+    for case in RAGGED:
+        geometry = geometry_of(case)
+        if case.transposed or (grad_gemm.needs_mask(geometry) and not entry.masked):
+            continue
+        problem = SliceProblem(case)
+        rows = 2 * grad_gemm.DEPTH
+        blocks, threads = grad_gemm.launch(geometry, entry.tile, rows)
+        slices = -(-geometry.n * int(np.prod(geometry.output_shape[1:-1])) // rows)
+        total, _ = problem.run(entry.artifacts.ptx(), (blocks, (threads, 1, 1), 0), slices, rows)
+        assert_equal(total, problem.expected(), str(case))
+        ran += 1
+    assert ran >= 4
+
+
+# ---- the whole package ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[Device]:
+    with pretended_device() as pretended:
+        yield pretended
+
+
+SMOKE = [case for case in CASES if "smoke" in case.tags]
+
+
+@pytest.mark.parametrize("case", SMOKE, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_package(device: Device, case: Case, dtype: str) -> None:
+    """Forward and all gradients through the public functions; arrays are brought there and back."""
+    x, weight, bias = arrays_of(case, DTYPES[dtype])
+    y = getattr(nbconv, case.op)(x, weight, bias, **case.params, device="cuda")
+    assert_equal(y, expected_of(case, x, weight, bias))
+    grad_output = whole_numbers(rng_for(case, "grad_output"), y.shape, DTYPES[dtype], most=1)
+    backward = getattr(nbconv, f"{case.op}_backward")
+    there = backward(grad_output, x, weight, **case.params, device="cuda")
+    here = backward(grad_output, x, weight, **case.params)
+    for name in ("x", "weight", "bias"):
+        assert_equal(getattr(there, name), getattr(here, name).astype(np.float64), name)
