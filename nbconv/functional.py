@@ -82,8 +82,8 @@ def conv1d(
         "direct" reads rows in place, "im2col" gathers them into a small panel; whole-number data give equal results.
         Of no effect on a device.
     precision : {"high", "tf32"}
-        On a device: "high" keeps the accuracy of float32 sums, "tf32" multiplies float32 rounded to 11 bits, faster. On
-        the host both are full precision.
+        On a device: "high" keeps the accuracy of float32 sums (an infinite input may give NaN), "tf32" multiplies
+        float32 rounded to 11 bits, faster. On the host both are full precision.
     device : {None, "cpu", "cuda", "cuda:1", ...}
         Where to compute. None: where the arrays are. CuPy arrays, PyTorch tensors and others that live on a CUDA device
         are computed there, all of them on one device, and give an array of the same kind; nothing is copied silently.

@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..geometry import Geometry
-from . import depthwise, gemm, gemm_tiles, general
+from . import depthwise, gemm, gemm_tiles, general, tensor_core
 from . import table as T
 from .driver import SIMULATED, compute_capability, cuda, wait
 
 __all__ = ["MOST_Z", "Key", "Launch", "Plan", "make_plan", "over_items", "tiles_run", "upload_table"]
 
+# Of float32: three tf32 products of large and small parts keep its accuracy, and are faster than its own units.
+PRECISIONS = {"high": "tf32x3", "tf32": "tf32"}
+FEW_COLUMNS = 32  # half a tile of the matrix units would stay empty: what they gain over float32's own is then lost
 MOST_Z = 65535  # blocks along z; kernels that may need more walk on in steps of the grid
 
 
@@ -98,11 +101,16 @@ def _depthwise(key: Key) -> Launch | None:
 
 
 def _tiled(key: Key) -> Launch | None:
-    if key.dtype != "float32" or not key.aligned or not tiles_run(key.device) or not gemm_tiles.covers(key.geometry):
+    geometry, itemsize = key.geometry, {"float32": 4, "float16": 2, "bfloat16": 2}.get(key.dtype)
+    if itemsize is None or not key.aligned or not tiles_run(key.device) or not gemm_tiles.covers(geometry):
         return None
-    tile = gemm_tiles.choose(key.geometry)
-    grid, threads = gemm_tiles.launch(key.geometry, tile)
-    return Launch(gemm.KERNELS[tile, gemm_tiles.needs_mask(key.geometry, 4)], grid, threads)
+    kind = {"float16": "f16", "bfloat16": "bf16"}.get(key.dtype) or PRECISIONS[key.precision]
+    masked = gemm_tiles.needs_mask(geometry, itemsize)
+    if kind == "tf32x3" and geometry.c_out // geometry.groups <= FEW_COLUMNS:
+        tile = gemm_tiles.choose(geometry)
+        return Launch(gemm.KERNELS[tile, masked], *gemm_tiles.launch(geometry, tile))
+    tile = gemm_tiles.choose(geometry, names=tensor_core.TILE_NAMES)
+    return Launch(tensor_core.KERNELS[kind, tile, masked], *gemm_tiles.launch(geometry, tile))
 
 
 def _general(key: Key) -> Launch | None:
