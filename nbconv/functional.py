@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from numbers import Real
 from typing import Any
@@ -345,7 +346,9 @@ def convolve(
 
 
 _READY_KEPT = 256
-_ready: dict[Any, Any] = {}  # what is known of calls that were made before, on arrays of the same shapes and strides
+_ready: dict[
+    Any, Callable[..., np.ndarray | None]
+] = {}  # what is known of calls that were made before, on arrays of the same shapes and strides
 
 
 def _key(spec: ConvSpec, x: np.ndarray, weight: np.ndarray, bias: Any, *rest: Any) -> Any:

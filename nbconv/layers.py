@@ -60,10 +60,13 @@ class _Layer:
         self._weight_shape = weight.shape
         self._check_weight()
         from .cpu import backend
+        from .runtime.threads import get_num_threads
 
         self._backend = backend
-        self._get_num_threads = backend.get_num_threads
-        self._ready: dict[Any, Any] = {}  # calls that were made before, by all that they depend on but the numbers
+        self._get_num_threads = get_num_threads
+        self._ready: dict[
+            Any, Callable[[np.ndarray], np.ndarray]
+        ] = {}  # calls that were made before, by all that they depend on but the numbers
         self._packed = backend.prepare_weights(self._spec, weight, may_view=False)
         self._numbers = backend.prepare_bias(None if bias is None else bias.copy(), self.c_out, self._dtype)
         self._address = backend.activation_address(self._activation, self._dtype)
@@ -98,7 +101,7 @@ class _Layer:
         if plain:
             ready = self._ready.get((x.shape, x.strides, self._get_num_threads()))
             if ready is not None:
-                return ready(x)
+                return ready(x)  # type: ignore[no-any-return]
         if self._remote is not None:
             return self._remote(x, residual, out, self._precision, stream)  # type: ignore[no-any-return]
         if not plain:

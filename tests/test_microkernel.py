@@ -12,12 +12,26 @@ from nbconv.cpu.tiles import (
     max_dot_rows,
     max_grouped_rows,
     max_grouped_vectors,
+    max_narrow_rows,
     max_rows,
+    max_sliding_rows,
     max_vectors,
 )
 from nbconv.runtime.jit import serial
-from nbconv.runtime.microkernel import DENSE, DEPTHWISE, DOT, TRIMMED, grouped, run_tile, tile_kernel
-from nbconv.runtime.target import lanes
+from nbconv.runtime.microkernel import (
+    DENSE,
+    DEPTHWISE,
+    DOT,
+    NARROW,
+    TRIMMED,
+    Slide,
+    grouped,
+    kind_lanes,
+    run_tile,
+    sliding_kernel,
+    tile_kernel,
+)
+from nbconv.runtime.target import host_target, lanes
 
 FLOATS = [np.dtype(np.float32), np.dtype(np.float64)]
 GAP = 3  # numbers between the rows of an output
@@ -36,7 +50,9 @@ def compiled_run_tile(
 
 def sizes(kind: int, dtype: np.dtype) -> list[tuple[int, int]]:
     """List (rows, vectors): the full tile of each width, and tiles of one row."""
-    if kind & DOT:
+    if kind == NARROW:
+        widths = [(max_narrow_rows(vectors), vectors) for vectors in range(1, max_vectors() + 1)]
+    elif kind & DOT:
         widths = [(max_dot_rows(columns), columns) for columns in range(1, max_dot_columns(dtype) + 1)]
     elif kind & DEPTHWISE and kind not in (DEPTHWISE, DEPTHWISE | TRIMMED):
         widths = [(max_grouped_rows(vectors), vectors) for vectors in range(1, max_grouped_vectors() + 1)]
@@ -47,7 +63,7 @@ def sizes(kind: int, dtype: np.dtype) -> list[tuple[int, int]]:
 
 def check_tile(dtype: np.dtype, kind: int, rows: int, vectors: int, last: int, run: int, tiles: int) -> None:
     rng = np.random.default_rng(0)
-    width = lanes(dtype)
+    width = kind_lanes(kind, dtype)
     columns = vectors if kind & DOT else (vectors - 1) * width + last
     all_rows, taps = rows * tiles, 3
 
@@ -56,7 +72,7 @@ def check_tile(dtype: np.dtype, kind: int, rows: int, vectors: int, last: int, r
 
     # Rows of `a` overlap, as the windows of a convolution do.
     a_row, a_k = (columns + 2, columns) if kind & DEPTHWISE else (run + 1, 1)
-    b_k = run + 2 if kind & DOT else vectors * width + 1
+    b_k = run + 2 if kind & DOT else vectors * width + (kind != NARROW)
     a = numbers(all_rows * a_row + taps * 5 + run * max(a_k, 1) + columns + 1)
     b_tap = (vectors if kind & DOT else run) * b_k
     b = numbers(taps * b_tap + width + 1)
@@ -90,6 +106,39 @@ def test_tiles_of_vectors(dtype: np.dtype, kind: int, tiles: int) -> None:
     for rows, vectors in sizes(kind, dtype):
         for last in {1, lanes(dtype) - 1, lanes(dtype)}:
             check_tile(dtype, kind, rows, vectors, last, 4, tiles)
+
+
+@pytest.mark.skipif(host_target().vector_bytes < 64, reason="narrow tiles are for registers of 64 bytes")
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("run", [1, 4, 7])
+def test_narrow_tiles(dtype: np.dtype, run: int) -> None:
+    for rows, vectors in sizes(NARROW, dtype):
+        for last in {1, kind_lanes(NARROW, dtype)}:
+            check_tile(dtype, NARROW, rows, vectors, last, run, 2)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(
+    "slide", [Slide(3, 1, 1), Slide(3, 2, 1), Slide(5, 1, 2), Slide(2, 3, 2), Slide(7, 1, 1)], ids=str
+)
+def test_sliding_tiles(dtype: np.dtype, slide: Slide) -> None:
+    """They give what plain depthwise tiles give, to the bit."""
+    rng, width, step, taps, tiles = np.random.default_rng(0), lanes(dtype), 90, 2, 2
+    for rows, vectors, last in (max_sliding_rows(slide.taps), 1, width - 1), (3, 2, width), (1, 2, 1):
+        columns = (vectors - 1) * width + last
+        a = rng.standard_normal((rows * tiles * slide.stride + slide.taps * slide.dilation + 8) * step).astype(dtype)
+        b = rng.standard_normal(taps * slide.taps * vectors * width).astype(dtype)
+        bias, c = rng.standard_normal(columns).astype(dtype), np.full((2, rows * tiles, columns + GAP), np.nan, dtype)
+        a_taps, b_taps = np.array([3, 7 * step]), np.arange(taps) * slide.taps * vectors * width
+        for kernel, result in zip(
+            (sliding_kernel(dtype, slide, rows, vectors), tile_kernel(dtype, DEPTHWISE, rows, vectors)), c, strict=True
+        ):
+            compiled_run_tile(
+                kernel, a, 0, slide.stride * step, slide.dilation * step, a_taps, b, 0, vectors * width, b_taps,
+                0, taps, slide.taps, bias, 0, 0, result.ravel(), 0, columns + GAP, last, tiles,
+            )  # fmt: skip
+        np.testing.assert_array_equal(*c)
+        assert np.isnan(c[0]).sum() == rows * tiles * GAP
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -21,7 +21,16 @@ from .memory_layout import four_steps, half_code
 from .plan import Memory, Plan, make_plan
 from .weights import pack
 
-__all__ = ["Weights", "ReadyFunction", "ReadyLayer", "activation_address", "find_plan", "prepare_weights", "run", "run_plan"]
+__all__ = [
+    "ReadyFunction",
+    "ReadyLayer",
+    "Weights",
+    "activation_address",
+    "find_plan",
+    "prepare_weights",
+    "run",
+    "run_plan",
+]
 
 
 _PLANS_KEPT = 256  # for each shape of weights: one for each shape and memory layout of x
@@ -39,12 +48,16 @@ class Weights(NamedTuple):
 
 def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, may_view: bool) -> Weights:
     """Pack the weights, or, where `may_view`, view them in place if they lie so that tiles can read them."""
-    data, start = flat_data(weight)
     finite = not _may_leave_out(spec) or _is_finite(weight)
     layout, steps = _layout(spec, weight.shape, weight.strides, weight.dtype, may_view, finite)
+    return _lay_out(layout, spec, weight, steps, finite)
+
+
+def _lay_out(layout: Layout, spec: ConvSpec, weight: np.ndarray, steps: tuple[int, ...], finite: bool) -> Weights:
+    data, start = flat_data(weight)
     if isinstance(layout, Packed):
-        compute = compute_dtype(weight.dtype)
-        data, start = pack(layout, spec, data, weight.shape, steps, start, half_code(weight.dtype), compute), 0
+        half, compute = half_code(weight.dtype), compute_dtype(weight.dtype)
+        data, start = pack(layout, spec, data, weight.shape, steps, start, half, compute), 0
     return Weights(layout, data, start, finite)
 
 
@@ -99,7 +112,7 @@ def run(
 def find_plan(geometry: Geometry, x: np.ndarray, weights: Weights, y: np.ndarray, algorithm: str) -> Plan:
     """Give the plan for arrays of these shapes and strides, on as many threads as there are now."""
     plans = weights.layout.plans
-    key = (geometry, x.strides, y.strides, x.dtype, algorithm, weights.finite, get_num_threads())
+    key = (geometry, x.strides, y.strides, x.dtype, y.dtype, algorithm, weights.finite, get_num_threads())
     plan = plans.get(key)
     if plan is None:
         if len(plans) >= _PLANS_KEPT:
@@ -152,25 +165,18 @@ class ReadyLayer(NamedTuple):
 class ReadyFunction:
     """A function's call on arrays of one shape and memory layout each, all else known."""
 
-    def __init__(
-        self, geometry: Geometry, layout: Layout, plan: Plan, weight: np.ndarray, activation: int
-    ) -> None:
-        self.spec, self.c_out, self.plan, self.layout, self.activation = (
-            geometry.spec, geometry.c_out, plan, layout, activation
-        )  # fmt: skip
+    def __init__(self, geometry: Geometry, layout: Layout, plan: Plan, weight: np.ndarray, activation: int) -> None:
+        self.spec, self.c_out = geometry.spec, geometry.c_out
+        self.layout, self.plan, self.activation = layout, plan, activation
         self.steps = flat_steps(weight.shape, weight.strides, weight.itemsize)
-        self.half, self.compute = half_code(weight.dtype), compute_dtype(weight.dtype)
         self.looks, self.threads = _may_leave_out(geometry.spec), get_num_threads()
 
     def __call__(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
         """Compute into a new array; None where not all weights are finite, or the threads are others than then."""
         if self.threads != get_num_threads() or (self.looks and not _is_finite(weight)):
             return None
-        data, start = flat_data(weight)
-        if isinstance(self.layout, Packed):
-            data, start = pack(self.layout, self.spec, data, weight.shape, self.steps, start, self.half, self.compute), 0
         y = np.empty(self.plan.output_shape, x.dtype)
-        weights = Weights(self.layout, data, start, True)
+        weights = _lay_out(self.layout, self.spec, weight, self.steps, True)
         run_plan(self.plan, x, weights, prepare_bias(bias, self.c_out, x.dtype), y, self.activation, None)
         return y
 
@@ -197,5 +203,5 @@ def _readable(x: np.ndarray, weights: Weights) -> np.ndarray:
 
 def _plan(geometry: Geometry, x: np.ndarray, y: np.ndarray, weights: Weights, algorithm: str) -> Plan:
     x_steps, y_steps = four_steps(flat_view(x), geometry), four_steps(flat_view(y), geometry)
-    memory = Memory(x_steps, y_steps, half_code(y.dtype), compute_dtype(y.dtype))
+    memory = Memory(x_steps, y_steps, half_code(x.dtype), half_code(y.dtype), compute_dtype(y.dtype))
     return make_plan(geometry, memory, weights.layout, algorithm, get_num_threads(), weights.finite)

@@ -24,7 +24,7 @@ def unfold(geometry: Geometry, x: np.ndarray, columns: np.ndarray) -> None:
     """Write the windows of `x` (N, *spatial, C) as rows of `columns` (N, *out, taps * C), C-contiguous."""
     flat = flat_view(x)
     steps = four_steps(flat, geometry)
-    call, phase = plan_windows(geometry, Memory(steps, (0, 0, 0, 0), T.NOT_HALF, flat.data.dtype))
+    call, phase = plan_windows(geometry, Memory(steps, (0, 0, 0, 0), T.NOT_HALF, T.NOT_HALF, flat.data.dtype))
     taps = geometry.c_out // geometry.c_in if geometry.c_in else 0
     positions = columns.size // geometry.c_out if geometry.c_out else 0
     blocks = -(-positions // _BLOCK)
@@ -39,7 +39,8 @@ def fold(geometry: Geometry, columns: np.ndarray, x: np.ndarray) -> None:
     """Write into `x` (N, *spatial, C), C-contiguous, the sum of all windows in `columns` that cover each position."""
     flat, to = flat_view(columns), flat_view(x)
     compute = compute_dtype(x.dtype)
-    call, phase = plan_windows(geometry, Memory(four_steps(flat, geometry), (0, 0, 0, 0), half_code(x.dtype), compute))
+    steps = four_steps(flat, geometry)
+    call, phase = plan_windows(geometry, Memory(steps, (0, 0, 0, 0), half_code(x.dtype), T.NOT_HALF, compute))
     sizes = (1,) * (2 - len(geometry.axes)) + tuple(axis.size for axis in geometry.axes)
     kernel = (1,) * (2 - len(geometry.axes)) + tuple(axis.taps for axis in geometry.axes)
     if x.size:
@@ -56,7 +57,7 @@ def _unfold(start, end, workers, positions, columns, x, x_start, taps, channels,
         first = block * _BLOCK
         rows = min(_BLOCK, positions - first)
         at = first * taps * channels
-        fill_panel(columns, at, x, x_start, first, rows, 0, taps, 0, channels, call, phase)
+        fill_panel(columns, at, taps * channels, x, x_start, first, rows, 0, taps, 0, channels, call, phase)
 
 
 @twins

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..geometry import UNIT_PHASE, ConvSpec, Phase, axis_phases, bind, merge_phases
-from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, grouped
+from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, grouped, kind_lanes
 from ..runtime.target import lanes
 from . import tables as T
-from .tiles import is_small_group, max_dot_columns, max_grouped_vectors, max_vectors, split_columns
+from .tiles import dense_kind, is_small_group, max_dot_columns, max_grouped_vectors, max_vectors, split_columns
 
 __all__ = ["InPlace", "Layout", "Packed", "channels_of", "in_place_layout", "packed_layout"]
 
@@ -28,7 +28,7 @@ class Layout:
     """Tables of weights, phase by phase. Made once for each shape of weights, so compared by identity."""
 
     kind: int
-    """The tiles that read the weights: DENSE, DEPTHWISE, `grouped` or DOT."""
+    """The tiles that read the weights: DENSE, NARROW, DEPTHWISE, `grouped` or DOT."""
     phases_w: int
     """Phases along the last axis; phase (h, w) is number ``h * phases_w + w``."""
     merged: tuple[int, ...]
@@ -71,8 +71,8 @@ def packed_layout(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype
     """
     c_group, o_group = channels_of(spec, weight_shape)
     phases_w, phases = _phases(spec, weight_shape, merging=spec.groups == 1)
-    width = lanes(dtype)
     kind = _choose_kind(spec, weight_shape, dtype, max(merged for merged, _ in phases), finite)
+    width = kind_lanes(kind, dtype)
     starts, all_columns, at = [], [], 0
     for merged, taps in phases:
         terms = len(taps) * c_group
@@ -105,11 +105,12 @@ def _choose_kind(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype,
         if c_group == 1 and o_group < lanes(dtype):
             return DEPTHWISE
         # Or where a vector holds several whole groups, which a shuffle can spread.
-        return grouped(c_group) if c_group == o_group and is_small_group(c_group, dtype) else DENSE
+        small = c_group == o_group and is_small_group(c_group, dtype)
+        return grouped(c_group) if small else dense_kind(o_group, dtype)
     # Of a row of the window, the terms that lie together in x must fill vectors too.
     taps = 1 if spec.dilation[-1] > 1 else weight_shape[-1] // (spec.stride[-1] if spec.transposed else 1)
     few = 0 < o_group * merged <= max_dot_columns(dtype)
-    return DOT if few and taps * c_group >= lanes(dtype) else DENSE
+    return DOT if few and taps * c_group >= lanes(dtype) else dense_kind(o_group * merged, dtype)
 
 
 def _dot_column(columns: int, c_group: int, terms: int) -> tuple[int, ...]:
@@ -174,7 +175,7 @@ def _phases(
 def _cut_columns(spec: ConvSpec, o_group: int, kind: int, width: int) -> list[tuple[int, int, int, int]]:
     """Cut the output channels into tiles: first channel, vectors, channels, group."""
     groups, per_group = (1, o_group * spec.groups) if kind & DEPTHWISE else (spec.groups, o_group)
-    widest = max_vectors() if kind in (DENSE, DEPTHWISE) else max_grouped_vectors()
+    widest = max_vectors() if kind in (DENSE, NARROW, DEPTHWISE) else max_grouped_vectors()
     tiles = []
     for group in range(groups):
         first = 0

@@ -15,7 +15,7 @@ from ..runtime.memory import place
 from ..runtime.microkernel import run_tile_at
 from . import strips as S
 from . import tables as T
-from .panels import fill_panel
+from .panels import fill_panel, padded_row
 
 __all__ = ["convolve", "store_numbers"]
 
@@ -81,13 +81,13 @@ def _run_chunk(
     term, term_end = plan[chunk + T.CHUNK_K], plan[chunk + T.CHUNK_K] + plan[chunk + T.CHUNK_RUN]
     low, high = plan[column + T.CHANNEL], plan[column_end - T.COLUMN_FIELDS + T.CHANNEL_END]
     width = high - low - plan[T.GROUP_CHANNELS] + plan[chunk + T.CHUNK_CHANNEL_END] - plan[chunk + T.CHUNK_CHANNEL]
-    panel_row = (tap_end - tap) * width
+    panel_row = padded_row((tap_end - tap) * width)
     for s in range(segment, segment_end):
         notes[plan[T.PANEL_SEGMENTS] + s] = (s - segment) * plan[phase + T.SEGMENT_TAPS] * width
     for i in range(strip, strip_end, S.STRIP_FIELDS):
         if notes[i + S.PART] & S.GATHERED:
             fill_panel(
-                work, notes[i + S.PANEL] * panel_row, x, x_start, notes[i + S.POSITION],
+                work, notes[i + S.PANEL] * panel_row, panel_row, x, x_start, notes[i + S.POSITION],
                 notes[i + S.ROWS] * notes[i + S.TILES],
                 tap, tap_end, low + plan[chunk + T.CHUNK_CHANNEL], width, plan, plan[phase:],
             )  # fmt: skip
@@ -126,10 +126,11 @@ def _run_chunk(
             init, init_row = place(bias, out_channel), 0
         rows, tiles = notes[i + S.ROWS], notes[i + S.TILES]
         kernels = plan[phase + (T.EDGE_KERNELS if part & S.EDGE else T.KERNELS)]
+        b = place(w, w_at + first_term * plan[j + T.WEIGHT_TERM])
         run_tile_at(
             plan[kernels + plan[j + T.KERNEL_VECTORS] * plan[T.KERNEL_ROW] + rows], a, a_row, a_term, a_taps,
-            place(w, w_at + first_term * plan[j + T.WEIGHT_TERM]), plan[j + T.WEIGHT_K], place(plan, w_segments + first),
-            taps, end_term - first_term, init, init_row, sums, row, plan[j + T.LAST_COLUMNS], tiles,
+            b, plan[j + T.WEIGHT_K], place(plan, w_segments + first), taps, end_term - first_term,
+            init, init_row, sums, row, plan[j + T.LAST_COLUMNS], tiles,
         )  # fmt: skip
         if is_last and part & S.LAST:
             rows *= tiles

@@ -13,9 +13,19 @@ from ..runtime.jit import helper, overload
 from ..runtime.memory import copy_run, zero_run
 from . import tables as T
 
-__all__ = ["copy_numbers", "fill_panel", "read_number", "source_position"]
+__all__ = ["copy_numbers", "fill_panel", "padded_row", "read_number", "source_position"]
 
+_LINE = 16  # numbers: 64 bytes of float32, 128 of float64
 _REFLECT, _REPLICATE, _CIRCULAR = (PADDING_MODES.index(mode) for mode in ("reflect", "replicate", "circular"))
+
+
+@helper
+def padded_row(length):
+    """Give the step between panel rows of so many numbers: an odd number of cache lines.
+
+    Rows that lie a power of two apart would compete for a few sets of the cache.
+    """
+    return ((length + _LINE - 1) // _LINE | 1) * _LINE
 
 
 @helper
@@ -83,10 +93,10 @@ def _copy_numbers(to, at, source, start, step, count, half):
 
 
 @helper
-def fill_panel(panel, at, x, x_start, first, rows, tap, tap_end, channel, width, call, phase):
-    """Gather the windows of `rows` positions into consecutive panel rows.
+def fill_panel(panel, start, row_step, x, x_start, first, rows, tap, tap_end, channel, width, call, phase):
+    """Gather the windows of `rows` positions into panel rows `row_step` numbers apart.
 
-    Shapes   panel (rows, taps of the chunk, width) written from `at` on . x read at any strides
+    Shapes   panel (rows, taps of the chunk, width) written from `start` on . x read at any strides
     Cost     rows * taps * width copies, against rows * taps * width * columns multiply-adds of the tile
     """
     half, mode, repeat = call[T.HALF], call[T.PADDING_MODE], call[T.REPEAT]
@@ -98,6 +108,7 @@ def fill_panel(panel, at, x, x_start, first, rows, tap, tap_end, channel, width,
         sample, out_h = divmod(line, phase[T.OUT_H])
         top = out_h * phase[T.STRIDE_H] - phase[T.LO_H]
         left = out_w * phase[T.STRIDE_W] - phase[T.LO_W]
+        at = start + (position - first) * row_step
         here = tap
         while here < tap_end:
             tap_h, tap_w = divmod(here, taps_w)

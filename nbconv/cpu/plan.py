@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..geometry import PADDING_MODES, UNIT_PHASE, Axis, Geometry, Phase, axis_phases, merge_phases
-from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, Slide, sliding_kernel, tile_kernel
-from ..runtime.target import lanes
+from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, Slide, kind_lanes, sliding_kernel, tile_kernel
 from . import tables as T
 from .layout import InPlace, Layout, Packed
+from .panels import padded_row
 from .strips import EDGE, PART, ROWS, STRIP_FIELDS, cut_line
-from .tiles import COPY_CYCLES, blocking, max_dot_rows, max_grouped_rows, max_rows, max_sliding_rows
+from .tiles import COPY_CYCLES, blocking, max_dot_rows, max_grouped_rows, max_narrow_rows, max_rows, max_sliding_rows
 
 __all__ = ["Memory", "Plan", "make_plan", "plan_windows"]
 
@@ -49,7 +49,9 @@ class Memory:
 
     x_steps: tuple[int, int, int, int]
     y_steps: tuple[int, int, int, int]
-    half: int
+    x_half: int
+    """As `tables` names storage types; where both x and y are of half types, they are of one."""
+    y_half: int
     compute: np.dtype
 
 
@@ -83,7 +85,7 @@ def _call_row(geometry: Geometry, memory: Memory) -> list[int]:
     """Describe x."""
     sizes = (1,) * (2 - len(geometry.axes)) + tuple(axis.size for axis in geometry.axes)
     call = [0] * T.CALL_FIELDS
-    call[T.HALF] = memory.half
+    call[T.HALF] = memory.x_half or memory.y_half
     call[T.PADDING_MODE] = PADDING_MODES.index(geometry.spec.padding_mode)
     call[T.X_H], call[T.X_W] = sizes
     call[T.X_STEP_N], call[T.X_STEP_H], call[T.X_STEP_W], call[T.X_STEP_C] = memory.x_steps
@@ -145,8 +147,9 @@ class _Builder:
         self, geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool
     ) -> None:
         self.geometry, self.memory, self.layout, self.workers = geometry, memory, layout, workers
-        self.blocking, self.lanes = blocking(memory.compute), lanes(memory.compute)
+        self.blocking, self.lanes = blocking(memory.compute), kind_lanes(layout.kind, memory.compute)
         self.depthwise = bool(layout.kind & DEPTHWISE)
+        self.dense = layout.kind in (DENSE, NARROW)
         self.group_channels = geometry.c_in // geometry.groups
         self.repeat = geometry.c_out // geometry.c_in if self.depthwise else 1
         self.channels = geometry.c_out if self.depthwise else geometry.c_in
@@ -157,10 +160,11 @@ class _Builder:
         self.open, self.in_place, self.panels_only = self._choose_reading(algorithm, finite, full_rows)
         self.slides = layout.kind == DEPTHWISE and self.in_place and max_sliding_rows(self.w.taps) > 0
         self.rows = max_sliding_rows(self.w.taps) if self.slides and self.open == T.ALL_OPEN else full_rows
-        self.whole_tiles = layout.kind == DENSE and self.open != T.ALL_OPEN and self._rim_grows()
+        self.whole_tiles = self.dense and self.open != T.ALL_OPEN and self._rim_grows()
         self.panel_channels = self.held_columns = 1
         _, _, step_w, step_c = memory.y_steps
-        self.scratch = memory.half != T.NOT_HALF or step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
+        gaps = step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
+        self.scratch = gaps or memory.y_half != T.NOT_HALF
 
     def _has_one_chunk(self) -> bool:
         return self.h.taps * self.w.taps * self.group_channels <= self.blocking.reduction
@@ -169,6 +173,8 @@ class _Builder:
         kind = self.layout.kind
         if kind == DOT:
             return max_dot_rows(self.widest)
+        if kind == NARROW:
+            return max_narrow_rows(self.widest)
         return max_rows(self.widest, self.depthwise) if kind in (DENSE, DEPTHWISE) else max_grouped_rows(self.widest)
 
     def _choose_reading(self, algorithm: str, finite: bool, full_rows: int) -> tuple[int, bool, bool]:
@@ -180,8 +186,8 @@ class _Builder:
             return T.ALL_OPEN, True, False
         lines_are_short = self.w.out < full_rows * (self.w.stride if transposed else 1)
         panels_only = algorithm == "im2col" or (algorithm == "auto" and lines_are_short and not self.depthwise)
-        # A half-precision row is widened in a panel; depthwise and dot tiles load vectors of channels.
-        in_place = not panels_only and self.memory.half == T.NOT_HALF and self.repeat == 1
+        # A half-precision row is widened in a panel; other than dense tiles read neighbouring channels.
+        in_place = not panels_only and self.memory.x_half == T.NOT_HALF and self.repeat == 1
         if layout.kind != DENSE and self.memory.x_steps[3] != 1:
             in_place = False
         # Padded zeros take part in a convolution: they may be left out where all weights are finite.
@@ -432,6 +438,7 @@ class _Builder:
 
     def _size_scratch(self, call: list[int], panel_terms: int, max_positions: int) -> None:
         """Bound what a worker holds at once: rows of the panel, rows of sums, strips."""
+        panel_terms = getattr(padded_row, "py_func", padded_row)(panel_terms)
         panel_rows = max(self.rows, min(self.blocking.panel // panel_terms, max_positions))
         call[T.PANEL_ROWS] = panel_rows
         call[T.PANEL_SIZE] = panel_rows * panel_terms if self.open != T.ALL_OPEN else 0

@@ -90,9 +90,7 @@ def list_strips(notes, x_start, y_start, block, plan, phase):
     for here in range(line, min(line + plan[phase + T.LINES_PER_BLOCK], plan[phase + T.LINES])):
         sample, out_h = divmod(here, plan[phase + T.OUT_H])
         top = out_h * plan[phase + T.STRIDE_H] - plan[phase + T.LO_H]
-        x_line = (
-            x_start + sample * plan[T.X_STEP_N] + top * plan[T.X_STEP_H] - plan[phase + T.LO_W] * plan[T.X_STEP_W]
-        )
+        x_line = x_start + sample * plan[T.X_STEP_N] + top * plan[T.X_STEP_H] - plan[phase + T.LO_W] * plan[T.X_STEP_W]
         y_line = y_start + plan[phase + T.Y_OFFSET] + sample * plan[T.Y_STEP_N] + out_h * plan[phase + T.Y_STEP_H]
         cut = plan[phase + T.CUTS] + 2 * part
         tap, tap_end = 0, plan[phase + T.TAPS_H]

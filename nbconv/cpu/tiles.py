@@ -11,19 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, grouped
+from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, grouped
 from ..runtime.target import host_target
 
 __all__ = [
     "COPY_CYCLES",
     "Blocking",
     "blocking",
+    "dense_kind",
     "full_tiles",
     "is_small_group",
     "max_dot_columns",
     "max_dot_rows",
     "max_grouped_rows",
     "max_grouped_vectors",
+    "max_narrow_rows",
     "max_rows",
     "max_sliding_rows",
     "max_vectors",
@@ -33,6 +35,8 @@ __all__ = [
 # vectors in a tile -> rows, for 32 and for 16 vector registers. At least 8 accumulators hide the latency of the
 # multiply-add on two units; more rows mean fewer loads of weights for each of them.
 _DENSE_ROWS = {32: {1: 14, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
+# On halves of registers two multiply-adds start a cycle: rows as far as their addresses stay in registers.
+_NARROW_ROWS = {1: 9, 2: 12, 3: 9, 4: 6}
 # Dot tiles: columns -> rows. Each vector along the reduction is loaded once for all columns of its row.
 _DOT_ROWS = {32: {1: 12, 2: 10, 3: 8, 4: 6, 5: 5, 6: 4, 7: 3, 8: 3}, 16: {1: 8, 2: 5, 3: 3, 4: 2}}
 # Tiles of small groups: vectors -> rows. The rows of x stay in registers beside the sums.
@@ -68,6 +72,11 @@ def max_rows(vectors: int, depthwise: bool) -> int:
     return (_DEPTHWISE_ROWS if depthwise else _DENSE_ROWS)[host_target().registers][vectors]
 
 
+def max_narrow_rows(vectors: int) -> int:
+    """Give the rows of a full tile on halves of registers."""
+    return _NARROW_ROWS[vectors]
+
+
 def max_sliding_rows(taps: int) -> int:
     """Give the rows of a full tile that slides a window of so many taps; 0 for one too long to write out."""
     fitting = [rows for most, rows in _SLIDING_ROWS[host_target().registers].items() if 1 < taps <= most]
@@ -92,8 +101,11 @@ def max_dot_rows(columns: int) -> int:
 def max_dot_columns(dtype: np.dtype) -> int:
     """Give the most columns for which a dot tile wastes less than a dense one: none without masked loads."""
     target = host_target()
-    masks = target.vector_bytes >= 32
-    return min(target.vector_bytes // dtype.itemsize // 2, max(_DOT_ROWS[target.registers])) if masks else 0
+    if target.vector_bytes < 32:
+        return 0
+    # A narrow tile, where there is one, is as fast from half its columns on.
+    halves = 4 if dense_kind(1, dtype) == NARROW else 2
+    return min(target.vector_bytes // dtype.itemsize // halves, max(_DOT_ROWS[target.registers]))
 
 
 def full_tiles(dtype: np.dtype) -> Iterator[tuple[str, int, int, int]]:
@@ -105,8 +117,24 @@ def full_tiles(dtype: np.dtype) -> Iterator[tuple[str, int, int, int]]:
     for name, kind, rows in kinds:
         for vectors, full in rows[registers].items():
             yield name, kind, full, vectors
+    for vectors in (1, 3):
+        if dense_kind(vectors * host_target().vector_bytes // dtype.itemsize // 2, dtype) == NARROW:
+            yield "narrow", NARROW, _NARROW_ROWS[vectors], vectors
     for columns in range(1, max_dot_columns(dtype) + 1):
         yield "dot", DOT, _DOT_ROWS[registers][columns], columns
+
+
+def dense_kind(columns: int, dtype: np.dtype) -> int:
+    """Choose dense tiles on whole registers or on halves, by the lanes that would lie idle in the last ones.
+
+    Half of a register of 64 bytes costs half of a whole one where the processor works on halves anyway (Zen 4), and
+    else as much: there halves pay only where they are all that is needed, by reading fewer weights.
+    """
+    target = host_target()
+    width = target.vector_bytes // dtype.itemsize
+    most = 2 * width if target.cpu == "znver4" else width
+    idle = -columns % width >= width // 2
+    return NARROW if target.vector_bytes == 64 and idle and columns <= most else DENSE
 
 
 def is_small_group(channels: int, dtype: np.dtype) -> bool:

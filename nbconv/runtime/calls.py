@@ -33,7 +33,9 @@ def map_tile(address: int, tile: Place, rows: int, row_step: int, columns: int) 
             array[i] = _plain[address](array[i])
 
 
-def add_tile(address: int, tile: Place, row: int, source: Place, source_row: int, step: int, rows: int, columns: int) -> None:
+def add_tile(
+    address: int, tile: Place, row: int, source: Place, source_row: int, step: int, rows: int, columns: int
+) -> None:
     """Add a tile of an array, of the storage type that `addition` was made for, to one of sums."""
     widen = _plain[address]
     sums, at = tile

@@ -18,10 +18,35 @@ from numpy.lib.stride_tricks import as_strided
 from .jit import callback, emitted, pure
 from .memory import Place, element_pointer
 from .target import lanes
-from .tile_code import DENSE, DEPTHWISE, DOT, GROUP_SHIFT, N_ARGS, TRIMMED, grouped, sliding_code, tile_code
+from .tile_code import (
+    DENSE,
+    DEPTHWISE,
+    DOT,
+    N_ARGS,
+    NARROW,
+    TRIMMED,
+    group_of,
+    grouped,
+    kind_lanes,
+    sliding_code,
+    tile_code,
+)
 from .vector_code import I64
 
-__all__ = ["DENSE", "DEPTHWISE", "DOT", "TRIMMED", "Slide", "grouped", "run_tile", "run_tile_at", "sliding_kernel", "tile_kernel"]
+__all__ = [
+    "DENSE",
+    "DEPTHWISE",
+    "DOT",
+    "NARROW",
+    "TRIMMED",
+    "Slide",
+    "grouped",
+    "kind_lanes",
+    "run_tile",
+    "run_tile_at",
+    "sliding_kernel",
+    "tile_kernel",
+]
 
 _kept_alive: list[Any] = []
 
@@ -86,7 +111,7 @@ def run_tile(
     columns = (vectors - 1) * width + last_columns
     tile = _view(init, init_start, (rows, columns), (init_row, 1)).copy()
     for t in range(tap, tap_end):
-        if kind >> GROUP_SHIFT:
+        if group_of(kind):
             x = _view(a, a_start + a_taps[t], (rows, columns), (a_row, 1)).reshape(rows, -1, run)
             for k in range(run):
                 tile += x[:, :, k].repeat(run, axis=1) * _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
@@ -119,7 +144,7 @@ def _view(flat: np.ndarray, start: int, shape: tuple[int, ...], steps: tuple[int
 @cache
 def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
     """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address."""
-    width = lanes(dtype)
+    width = kind_lanes(kind, dtype)
     if pure():
         return (kind << 24) | (rows << 16) | (vectors << 8) | width
     tile = tile_code(dtype, kind, rows, vectors, width)

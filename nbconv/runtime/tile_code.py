@@ -13,20 +13,46 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .target import lanes
 from .vector_code import I64, VectorCode
 
-__all__ = ["DENSE", "DEPTHWISE", "DOT", "GROUP_SHIFT", "N_ARGS", "TRIMMED", "grouped", "sliding_code", "tile_code"]
+__all__ = [
+    "DENSE",
+    "DEPTHWISE",
+    "DOT",
+    "NARROW",
+    "N_ARGS",
+    "TRIMMED",
+    "group_of",
+    "grouped",
+    "kind_lanes",
+    "sliding_code",
+    "tile_code",
+]
 
 DENSE, DEPTHWISE = 0, 1
 DOT = 4  # few columns: vectors lie along the reduction, and each sum is added up at the end
 TRIMMED = 2  # added to either: `b` is no padded copy but user memory, of whose last vector only valid columns are read
-GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in its kind
+NARROW = 64  # dense, on halves of registers, so that fewer lanes lie idle; a_k is 1, and b packed without gaps
+_GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in its kind
 N_ARGS = 15
+_LINE = 64  # bytes of a cache line
+_UNROLL = 4  # steps of a narrow tile's reduction that share the addresses of its rows
 
 
 def grouped(channels: int) -> int:
     """Give the kind whose every output reads the `channels` of its group: depthwise is one of them."""
-    return DEPTHWISE | (channels << GROUP_SHIFT if channels > 1 else 0)
+    return DEPTHWISE | (channels << _GROUP_SHIFT if channels > 1 else 0)
+
+
+def group_of(kind: int) -> int:
+    """Give the channels of a group, of a kind that `grouped` made for more than one; else 0."""
+    return kind >> _GROUP_SHIFT & 7
+
+
+def kind_lanes(kind: int, dtype: np.dtype) -> int:
+    """Give the numbers that one vector of such a tile holds."""
+    return lanes(dtype) // (2 if kind == NARROW else 1)
 
 
 class _Loop:
@@ -105,8 +131,8 @@ def tile_code(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int) -
                     factor = code.load(_row(code, a_here, a_row, m), here)
                     for v in range(vectors):
                         sums[m * vectors + v] = code.multiply_add(factor, weights[v], sums[m * vectors + v])
-            elif kind >> GROUP_SHIFT:
-                group = kind >> GROUP_SHIFT
+            elif group_of(kind):
+                group = group_of(kind)
                 x = [code.load(vector_at(_row(code, a_here, a_row, m), v), mask(v)) for m, v in tile]
                 for c_in in range(group):
                     of_group = [i // group * group + c_in for i in range(width)]
@@ -127,18 +153,38 @@ def tile_code(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int) -
                         sums[i] = code.multiply_add(factors[v], weights[v], sums[i])
             return sums
 
-        step = width if kind & DOT else kind >> GROUP_SHIFT or 1
+        step = width if kind & DOT else group_of(kind) or 1
         a_step, b_step = (I64(step),) * 2 if kind & DOT else (a_k, b_k)
         tile_loop = _Loop(code, tiles, [a, c, init], tests=False)
         a_tile, c_tile, init_tile = tile_loop.values
         if kind & DOT:
+            # Few outputs, much input: what the tile after the next reads is asked for in time.
+            row_bytes = builder.mul(a_row, I64(rows * code.size))
+            reads = builder.sdiv(builder.mul(builder.mul(taps, run), I64(rows)), I64(width))
+            lines = builder.sdiv(row_bytes, I64(_LINE))
+            lines = builder.select(builder.icmp_signed("<", lines, reads), lines, reads)
+            ahead = code.at(_row(code, a_tile, a_row, 2 * rows), 0)
+            prefetches = _Loop(code, lines, [], tests=True)
+            code.prefetch(code.at(ahead, builder.mul(prefetches.number, I64(_LINE // code.size))))
+            prefetches.close([])
             sums = [code.zero] * len(tile)
         else:
             sums = [code.load(vector_at(_row(code, init_tile, init_row, m), v), mask(v)) for m, v in tile]
         tap_loop = _Loop(code, taps, sums, tests=True)
         a_tap = code.at(a_tile, builder.load(code.at(a_taps, tap_loop.number)))
         b_tap = code.at(b, builder.load(code.at(b_taps, tap_loop.number)))
-        k_loop = _Loop(code, run, [a_tap, b_tap, *tap_loop.values], step, tests=False)
+        state = [a_tap, b_tap, *tap_loop.values]
+        count = run
+        if kind == NARROW:
+            whole = builder.and_(run, I64(-_UNROLL))
+            wide_loop = _Loop(code, whole, state, _UNROLL, tests=True)
+            a_here, b_here, *sums = wide_loop.values
+            for i in range(_UNROLL):
+                sums = products(sums, code.at(a_here, i), code.at(b_here, i * vectors * width), None)
+            following = [code.at(a_here, _UNROLL), code.at(b_here, _UNROLL * vectors * width)]
+            state = wide_loop.close([*following, *sums])
+            count = builder.sub(run, whole)
+        k_loop = _Loop(code, count, state, step, tests=kind == NARROW)
         a_here, b_here, *sums = k_loop.values
         sums = products(sums, a_here, b_here, k_loop.number)
         following = [code.at(a_here, a_step), code.at(b_here, b_step)]
@@ -158,9 +204,7 @@ def tile_code(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int) -
     return _intrinsic(emit)
 
 
-def sliding_code(
-    dtype: np.dtype, window: int, stride: int, dilation: int, rows: int, vectors: int, width: int
-) -> Any:
+def sliding_code(dtype: np.dtype, window: int, stride: int, dilation: int, rows: int, vectors: int, width: int) -> Any:
     """Make the intrinsic of depthwise tiles whose rows lie `stride` steps apart and their taps `dilation` steps.
 
     A plain depthwise tile loads a vector for each multiply-add. Here the vectors of a row are loaded once, from left to

@@ -67,6 +67,11 @@ class VectorCode:
             name = f"llvm.masked.store.{self.name}.p0"
             self._call(name, ir.VoidType(), value, self._place(address), I32(self.size), mask)
 
+    def prefetch(self, address: Any) -> None:
+        """Ask for the cache line of an address, which need not be valid."""
+        place = self.builder.bitcast(address, ir.IntType(8).as_pointer())
+        self._call("llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))
+
     def broadcast(self, address: Any) -> Any:
         """Load one number into all lanes."""
         return self.splat(self.builder.load(address, align=self.size), self.scalar)
