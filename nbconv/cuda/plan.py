@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -37,7 +38,10 @@ class Launch:
         if configured is None:
             if len(self._configured) > 64:
                 self._configured.clear()
-            configured = self.kernel[self.grid, self.block, stream, self.shared]
+            with warnings.catch_warnings():
+                # numba-cuda warns of fewer than 128 blocks: small work is small, and nobody can help it.
+                warnings.filterwarnings("ignore", message=".*Grid size")
+                configured = self.kernel[self.grid, self.block, stream, self.shared]
             self._configured[stream] = configured
         configured(*arguments)
 

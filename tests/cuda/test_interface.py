@@ -19,7 +19,7 @@ from tests.helpers import Array, assert_equal, whole_numbers
 
 needs_compiler()
 
-from nbconv.cuda import dlpack, driver, streams  # noqa: E402
+from nbconv.cuda import dlpack, driver, general, plan, streams  # noqa: E402
 from nbconv.cuda import table as T  # noqa: E402
 from nbconv.geometry import ConvSpec, bind  # noqa: E402
 from tests.cuda.checks.pretend_device import PretendArray, pretended_device  # noqa: E402
@@ -169,6 +169,22 @@ def test_nothing_is_copied_from_the_host_after_the_first_call() -> None:
     calls()
     with mock.patch.object(driver.cuda, "to_device", side_effect=AssertionError("a copy from the host")):
         calls()
+
+
+def test_small_grids_warn_nobody() -> None:
+    launched = []
+
+    class Configured:
+        def __getitem__(self, configuration: Any) -> Any:
+            general.product_wide[configuration]
+            return lambda *arguments: launched.append(arguments)
+
+    with pytest.warns(match="Grid size 2 will likely"):
+        general.product_wide[(1, 1, 2), 32, 0, 0]
+    launch = plan.Launch(Configured(), (1, 1, 3), 32)
+    launch(0, "x", "y")
+    launch(0, "x", "y")
+    assert launched == [("x", "y")] * 2
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------
