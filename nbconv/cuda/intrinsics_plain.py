@@ -6,6 +6,7 @@ Asynchronous copies happen at once. Instructions of a whole warp meet at a barri
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -117,99 +118,97 @@ def sync_warp():
 
 
 class _Warp:
-    """Where the threads of one warp lay down a value each and read all 32."""
+    """Where the threads of one warp meet: each lays down a value, one of them works out all results."""
 
     def __init__(self) -> None:
-        self.barrier = threading.Barrier(WARP)
+        self.barrier = threading.Barrier(WARP, action=self._work_out)
         self.values: list[Any] = [None] * WARP
+        self.function: Callable[[list[Any]], Any] | None = None
+        self.results: Any = None
 
-    def exchange(self, lane: int, value: Any) -> list[Any]:
-        self.values[lane] = value
+    def _work_out(self) -> None:
+        assert self.function is not None
+        self.results = self.function(self.values)
+
+    def exchange(self, lane: int, value: Any, function: Callable[[list[Any]], Any]) -> Any:
+        """Give this lane's part of `function` of all lanes' values."""
+        self.values[lane], self.function = value, function
         self.barrier.wait(PATIENCE)
-        values = list(self.values)
-        self.barrier.wait(PATIENCE)
-        return values
+        return self.results[lane]  # the next results come when all lanes have taken theirs and are back
 
 
 _making = threading.Lock()
 
 
-def _exchange(value: Any) -> tuple[int, list[Any]]:
+def _exchange(value: Any, function: Callable[[list[Any]], Any]) -> Any:
     thread: Any = threading.current_thread()
-    block = thread._manager
     with _making:
-        warps = block.__dict__.setdefault("_warps", {})
-        warp = warps.setdefault(thread.thread_id // WARP, None)
+        warps = thread._manager.__dict__.setdefault("_warps", {})
+        warp = warps.get(thread.thread_id // WARP)
         if warp is None:
             warp = warps[thread.thread_id // WARP] = _Warp()
-    lane = thread.thread_id % WARP
-    return lane, warp.exchange(lane, value)
-
-
-def _matrices(array, start):
-    """Give this thread's lane and the four 8 x 8 matrices of 16-bit numbers whose rows the warp's threads address."""
-    lane, rows = _exchange(_span(array, start, 4).view(np.uint16))
-    return lane, np.array(rows).reshape(4, 8, 8)
+    return warp.exchange(thread.thread_id % WARP, value, function)
 
 
 def ldmatrix4(array, base, offset):
     """Read four 8 x 8 matrices of 16-bit numbers: thread 8 i + r addresses row r of matrix i."""
-    lane, matrices = _matrices(array, base + offset)
-    pairs = np.ascontiguousarray(matrices).view(np.uint32)
-    return tuple(pairs[:, lane // 4, lane % 4])
+    return _exchange(_span(array, base + offset, 4).view(np.uint16), _pairs_of_rows)
 
 
 def ldmatrix4_transposed(array, base, offset):
     """Read four 8 x 8 matrices of 16-bit numbers and transpose each."""
-    lane, matrices = _matrices(array, base + offset)
-    pairs = np.ascontiguousarray(matrices.transpose(0, 2, 1)).view(np.uint32)
-    return tuple(pairs[:, lane // 4, lane % 4])
+    return _exchange(_span(array, base + offset, 4).view(np.uint16), _pairs_of_columns)
 
 
-def _mma(a, b, c, depth, numbers):
-    """Multiply a (16, depth) by b (depth, 8) as the 32 lanes hold them; `numbers` reads the numbers of words."""
-    lane, values = _exchange((a, b))
-    each = depth // 8
-    left, right = np.zeros((16, depth)), np.zeros((depth, 8))
-    for other, (a_words, b_words) in enumerate(values):
-        row, column = other // 4, other % 4 * each
-        for i, word in enumerate(a_words):
-            start = column + i // 2 * 4 * each
-            left[row + i % 2 * 8, start : start + each] = numbers(word)
-        for i, word in enumerate(b_words):
-            start = column + i * 4 * each
-            right[start : start + each, row] = numbers(word)
-    row, column = lane // 4, lane % 4 * 2
-    product = left @ right
-    places = ((row, column), (row, column + 1), (row + 8, column), (row + 8, column + 1))
-    return tuple(np.float32(np.float64(old) + product[place]) for old, place in zip(c, places, strict=True))
+def _pairs_of_rows(rows: list[Any]) -> list[Any]:
+    return _deal(np.array(rows).reshape(4, 8, 8))
 
 
-def _tf32(word):
-    return np.array([word & np.uint32(0xFFFFE000)], np.uint32).view(np.float32)
+def _pairs_of_columns(rows: list[Any]) -> list[Any]:
+    return _deal(np.ascontiguousarray(np.array(rows).reshape(4, 8, 8).transpose(0, 2, 1)))
 
 
-def _halves(word):
-    return np.array([word], np.uint32).view(np.float16)
+def _deal(matrices: Any) -> list[Any]:
+    """Give lane 4 r + c the c-th pair of row r of each matrix, as a word."""
+    return [tuple(words) for words in matrices.view(np.uint32).reshape(4, WARP).T]
 
 
-def _bfloats(word):
-    return (np.array([word], np.uint32).view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+def _multiply(values: list[Any], depth: int, numbers: Callable[[Any], Any]) -> list[Any]:
+    """Multiply a (16, depth) by b (depth, 8) as the 32 lanes hold them and add c; `numbers` reads words as numbers."""
+    a, b, c = (np.array(part) for part in zip(*values, strict=True))
+    each = depth // 8  # numbers of a word
+    # a: lane, (half of the columns, half of the rows), number; b: lane, half of the rows, number
+    a = numbers(a.astype(np.uint32)).reshape(8, 4, 2, 2, each).transpose(3, 0, 2, 1, 4).reshape(16, depth)
+    b = numbers(b.astype(np.uint32)).reshape(8, 4, 2, each).transpose(2, 1, 3, 0).reshape(depth, 8)
+    product = (a.astype(np.float64) @ b.astype(np.float64)).reshape(2, 8, 4, 2).transpose(1, 2, 0, 3).reshape(WARP, 4)
+    return [tuple(sums) for sums in (c.astype(np.float64) + product).astype(np.float32)]
+
+
+def _of_tf32(values: list[Any]) -> list[Any]:
+    return _multiply(values, 8, lambda words: (words & np.uint32(0xFFFFE000)).view(np.float32))
+
+
+def _of_f16(values: list[Any]) -> list[Any]:
+    return _multiply(values, 16, lambda words: words.view(np.float16))
+
+
+def _of_bf16(values: list[Any]) -> list[Any]:
+    return _multiply(values, 16, lambda w: (w.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32))
 
 
 def mma_tf32(a, b, c):
     """Multiply (16, 8) by (8, 8) in tf32 and add c."""
-    return _mma(a, b, c, 8, _tf32)
+    return _exchange((a, b, c), _of_tf32)
 
 
 def mma_f16(a, b, c):
     """Multiply (16, 16) by (16, 8) in float16 and add c."""
-    return _mma(a, b, c, 16, _halves)
+    return _exchange((a, b, c), _of_f16)
 
 
 def mma_bf16(a, b, c):
     """Multiply (16, 16) by (16, 8) in bfloat16 and add c."""
-    return _mma(a, b, c, 16, _bfloats)
+    return _exchange((a, b, c), _of_bf16)
 
 
 def fresh(value):
