@@ -27,30 +27,23 @@ def passes(threads: int) -> tuple[Callable[..., None], ...]:
             a[i] = x[i] if x[i] > 0 else slope * x[i]
 
     @compiled
-    def add_activate(x: Array, a: Array, y: Array, before: Array, slope: float) -> None:
-        for i in numba.prange(y.size):
-            value = y[i] + before[i]
-            x[i] = value
-            a[i] = value if value > 0 else slope * value
-
-    @compiled
-    def mean_activate(a: Array, x: Array, y: Array, z: Array, u: Array, v: Array, w: Array, slope: float) -> None:
+    def mean_activate(a: Array, x: Array, y: Array, z: Array, slope: float) -> None:
         for i in numba.prange(a.size):
-            value = np.float32(1 / BLOCKS) * (x[i] + y[i] + z[i] + u[i] + v[i] + w[i])
+            value = np.float32(1 / BLOCKS) * (x[i] + y[i] + z[i])
             a[i] = value if value > 0 else slope * value
 
-    return activate, add_activate, mean_activate
+    return activate, mean_activate
 
 
 class Generator:
     """Called with mel frames, (1, frames, 80); gives sound, (1, samples, 1). One call at a time: it keeps its arrays.
 
-    LeakyReLU is fused where it alone reads a convolution: after the first, and within each pair. A residual sum and the
-    LeakyReLU of it are one pass; the last sums of the three blocks, their mean and its LeakyReLU are another.
+    LeakyReLU is fused where it alone reads a convolution: after the first, and within each pair. Residual sums are
+    fused into the convolutions that they follow; the mean of the three blocks and its LeakyReLU are one pass.
     """
 
     def __init__(self, weights: Sequence[tuple[Layer, Array, Array]], threads: int) -> None:
-        self.activate, self.add_activate, self.mean_activate = passes(threads)
+        self.activate, self.mean_activate = passes(threads)
         self.levels = (len(weights) - 2) // PER_LEVEL
         self.layers = [
             LAYERS[layer.op](weight, bias, **layer.params, activation=after)
@@ -74,23 +67,22 @@ class Generator:
 
     def _blocks(self, layers: Iterator[Any], x: Array, last_slope: Any) -> Array:
         """Run a level's three residual blocks; give LeakyReLU of their mean."""
-        start, hidden, y, a, *rest = self._spare(x.shape)
-        ends, slope = [], np.float32(SLOPE)
+        start, hidden, a, *spare = self._spare(x.shape)
+        slope, ends = np.float32(SLOPE), spare[:BLOCKS]
         self.activate(start.ravel(), x.ravel(), slope)
-        for block in range(BLOCKS):
-            sums, end = rest[2 * block : 2 * block + 2]
+        for end in ends:
             before, given = x, start
-            for _ in range(DILATIONS - 1):
+            for i in range(DILATIONS):
                 next(layers)(given, out=hidden)
-                next(layers)(hidden, out=y)
-                self.add_activate(sums.ravel(), a.ravel(), y.ravel(), before.ravel(), slope)
-                before, given = sums, a
-            next(layers)(given, out=hidden)
-            ends += [next(layers)(hidden, out=end).ravel(), before.ravel()]
-        self.mean_activate(a.ravel(), *ends, last_slope)
+                after = end if i == DILATIONS - 1 else spare[BLOCKS + i % 2]
+                next(layers)(hidden, residual=before, out=after)
+                before, given = after, a
+                if after is not end:
+                    self.activate(a.ravel(), after.ravel(), slope)
+        self.mean_activate(a.ravel(), *(end.ravel() for end in ends), last_slope)
         return a
 
     def _spare(self, shape: tuple[int, ...]) -> list[Array]:
         if shape not in self.arrays:
-            self.arrays[shape] = [np.empty(shape, np.float32) for _ in range(4 + 2 * BLOCKS)]
+            self.arrays[shape] = [np.empty(shape, np.float32) for _ in range(3 + BLOCKS + 2)]
         return self.arrays[shape]
