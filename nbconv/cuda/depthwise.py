@@ -1,4 +1,4 @@
-"""The depthwise product in float32: a window of x slides through registers, four channels at a time.
+"""The depthwise product: a window of x slides through registers, four channels at a time, in float32.
 
 Such a product reads and writes far more than it multiplies, so that memory sets its pace: x should be read from it
 once. Each thread makes `RUN` outputs of one line and four channels. Where taps lie `dilation` positions apart and a
@@ -24,7 +24,7 @@ __all__ = ["KERNELS", "covers", "launch", "slides"]
 
 THREADS = 256
 RUN = 8  # outputs of a thread: with their window 64 registers
-_LANES = 32  # vectors of channels side by side in a block, at most: 512 bytes, what a warp reads at a time
+_LANES = 32  # vectors of channels side by side in a block, at most: 512 bytes of float32, what a warp reads at a time
 
 
 def covers(geometry: Geometry) -> bool:
@@ -158,7 +158,7 @@ def _product(x, weight, bias, residual, y, table, slides, repeats):
     """Compute a depthwise convolution, each thread `RUN` outputs of four channels.
 
     Math     y[p, c] = f(sum_t x[p * stride + t * dilation - lo, c] * w[t, c] + bias[c] + residual[p, c])
-    Shapes   all flat, float32, at multiples of 16 bytes; weight as `table` says, rows (taps, groups)
+    Shapes   all flat, float32 or half types, at multiples of 16 bytes; weight as `table` says, rows (taps, groups)
     Cost     reads x and writes y once where the cache holds the lines between
     Threads  (lines and runs, channels); grid x over runs, y over chunks of channels, z over phases
     """

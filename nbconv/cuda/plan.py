@@ -93,13 +93,15 @@ def make_plan(key: Key) -> Plan:
 
 
 def tiles_run(device: int) -> bool:
-    """Say whether a device has the asynchronous copies that the tiled kernels feed on."""
+    """Say whether a device has the asynchronous copies and the matrix units of the tiled kernels."""
     return compute_capability(device) >= (8, 0)
 
 
 def _depthwise(key: Key) -> Launch | None:
-    if key.dtype != "float32" or not key.aligned or not depthwise.covers(key.geometry):
+    if key.dtype == "float64" or not key.aligned or not depthwise.covers(key.geometry):
         return None
+    if key.dtype == "bfloat16" and not tiles_run(key.device):
+        return None  # rounds in one instruction, which older devices lack
     repeats = key.geometry.spec.padding_mode != "zeros"
     return Launch(depthwise.KERNELS[depthwise.slides(key.geometry), repeats], *depthwise.launch(key.geometry))
 

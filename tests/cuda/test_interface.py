@@ -171,6 +171,37 @@ def test_nothing_is_copied_from_the_host_after_the_first_call() -> None:
         calls()
 
 
+@pytest.mark.usefixtures("device", "torch")
+def test_the_arrays_device_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[int] = []
+
+    class Manager(SimpleNamespace):
+        compute_capability = (9, 0)
+
+        def __enter__(self) -> None:
+            current.append(self.id)
+
+        def __exit__(self, *error: Any) -> None:
+            current.pop()
+
+    monkeypatch.setattr(driver.cuda, "gpus", [Manager(id=0), Manager(id=1)])
+    driver.require_device.cache_clear()
+    launched: list[tuple[int, ...]] = []
+    monkeypatch.setattr(plan.Launch, "__call__", lambda self, *arguments: launched.append(tuple(current)))
+    x, weight, bias = (Tensor(array, device=1) for array in (X, WEIGHT, BIAS))
+    nbconv.conv1d(x, weight, bias)
+    nbconv.conv1d_backward(Tensor(EXPECTED, device=1), x, weight, padding=1)
+    assert set(launched) == {(1,)}
+    layer = nbconv.Conv1d(WEIGHT, BIAS).to("cuda:1")
+    layer(x)
+    assert set(launched) == {(1,)}
+    with pytest.raises(ValueError, match="x is on CUDA device 0, weight on 1: move one"):
+        layer(Tensor(X))
+    with pytest.raises(ValueError, match="there is no device 'cuda:2'; CUDA devices: 2"):
+        layer.to("cuda:2")
+    driver.require_device.cache_clear()
+
+
 def test_small_grids_warn_nobody() -> None:
     launched = []
 
@@ -303,6 +334,6 @@ def test_sizes_of_all_that_is_counted(op: str, x: Any, weight: Any, params: Any,
 
 
 def test_activations_have_the_names_of_the_cpu() -> None:
-    from nbconv.functional import ACTIVATIONS
+    from nbconv.options import ACTIVATIONS
 
     assert tuple(ACTIVATIONS) == T.ACTIVATIONS

@@ -123,12 +123,13 @@ def test_depthwise_forward_and_back(case: Case) -> None:
     check_gradients(case, np.float32)
 
 
-def test_depthwise_finishes_its_tiles() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_depthwise_finishes_its_tiles(dtype: str) -> None:
     case = Case("conv1d", (1, 11, 8), (8, 1, 3), {"padding": 1, "groups": 8})
-    x, weight, bias = arrays_of(case)
-    residual = whole_numbers(np.random.default_rng(0), (1, 11, 8))
+    x, weight, bias = arrays_of(case, DTYPES[dtype])
+    residual = whole_numbers(np.random.default_rng(0), (1, 11, 8), DTYPES[dtype])
     y = on_device(case, x, weight, bias, residual=there(residual), activation=("leaky_relu", 0.5))
-    total = expected_of(case, x, weight, bias) + residual
+    total = expected_of(case, x, weight, bias) + residual.astype(float)
     assert_equal(y, np.where(total < 0, total / 2, total))
 
 
