@@ -36,9 +36,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 from . import conventions
-from .functional import check_activation
 from .geometry import ConvSpec, Geometry, bind
 from .incidence import incidence
+from .options import check_activation
 from .parameters import whole
 
 __all__ = ["CONVENTIONS", "OPERATIONS", "OperationCount", "count_activation", "count_bound", "count_operations"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,27 +11,9 @@ import numpy as np
 from .arrays import check_array, check_out, one_dtype
 from .devices import device_number, on_device, refuse_mixed
 from .geometry import ConvSpec, Geometry, bind
+from .options import PRECISIONS, Activation, check_activation, check_algorithm
 
 __all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]
-
-ALGORITHMS = ("auto", "direct", "im2col")
-PRECISIONS = ("high", "tf32")
-# name -> default of its one parameter, None where it has none
-ACTIVATIONS: dict[str, float | None] = {
-    "relu": None,
-    "leaky_relu": 0.01,
-    "relu6": None,
-    "elu": 1.0,
-    "gelu": None,
-    "gelu_tanh": None,
-    "silu": None,
-    "tanh": None,
-    "sigmoid": None,
-    "softplus": None,
-    "hardswish": None,
-    "hardsigmoid": None,
-}
-Activation = str | tuple[str, float] | None
 
 
 def conv1d(
@@ -393,22 +374,3 @@ def elsewhere(op: str, precision: str, device: str | None, stream: Any, *arrays:
     if stream is not None:
         raise ValueError(f"{op}: stream is for arrays on a device; got {stream!r}, with all arrays on the host")
     return False
-
-
-def check_algorithm(op: str, algorithm: str) -> None:
-    """Refuse an unknown algorithm."""
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"{op}: algorithm must be one of {', '.join(ALGORITHMS)}; got {algorithm!r}")
-
-
-def check_activation(op: str, activation: Activation) -> tuple[str, float | None] | None:
-    """Split an activation into its name and its parameter."""
-    if activation is None:
-        return None
-    parts: tuple[Any, ...] = tuple(activation) if isinstance(activation, (tuple, list)) else (activation,)
-    name = parts[0] if parts and isinstance(parts[0], str) else ""
-    takes = int(ACTIVATIONS.get(name) is not None)
-    if name not in ACTIVATIONS or len(parts) > 1 + takes or not all(isinstance(p, Real) for p in parts[1:]):
-        names = ", ".join(n if value is None else f"({n!r}, {value})" for n, value in ACTIVATIONS.items())
-        raise ValueError(f"{op}: activation must be None or one of {names}; got {activation!r}")
-    return name, float(parts[1]) if len(parts) > 1 else ACTIVATIONS[name]

@@ -13,8 +13,9 @@ from .arrays import check_array, one_dtype
 from .backward import GRADIENTS, ConvGrads, check_needs, gradients
 from .counting import OperationCount, count_bound
 from .devices import device_number, on_device
-from .functional import Activation, check_activation, check_algorithm, check_residual, elsewhere, output
+from .functional import check_residual, elsewhere, output
 from .geometry import ConvSpec, bind
+from .options import Activation, check_activation, check_algorithm
 from .parameters import per_axis, whole
 
 __all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import compute_dtype
-from .functional import ACTIVATIONS
+from .options import ACTIVATIONS
 
 __all__ = ["DTYPES", "warmup"]
 

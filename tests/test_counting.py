@@ -11,9 +11,9 @@ from hypothesis import given, settings
 
 import nbconv
 from nbconv.counting import ACTIVATION_COSTS, OperationCount, count_activation, count_operations
-from nbconv.functional import ACTIVATIONS
 from nbconv.geometry import Axis
 from nbconv.incidence import Incidence, axis_incidence
+from nbconv.options import ACTIVATIONS
 from tests import reference
 from tests.cases import CASES, Case
 from tests.counting_calls import call_of, calls, count

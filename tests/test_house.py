@@ -24,6 +24,7 @@ FLOORS = [
     ("geometry", 0),
     ("parameters", 0),
     ("arrays", 0),
+    ("options", 0),
     ("devices", 0),
     ("cpu.tables", 0),
     ("runtime*", 1),

@@ -18,7 +18,8 @@ from .activations import activation_function
 from .layout import Layout, Packed, in_place_layout, packed_layout
 from .loops import convolve
 from .memory_layout import four_steps, half_code
-from .plan import Memory, Plan, make_plan
+from .plan import Plan, make_plan
+from .plan_rows import Memory
 from .weights import pack
 
 __all__ = [

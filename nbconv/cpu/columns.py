@@ -12,7 +12,7 @@ from . import tables as T
 from .loops import store_numbers
 from .memory_layout import four_steps, half_code
 from .panels import copy_numbers, fill_panel
-from .plan import Memory, plan_windows
+from .plan_rows import Memory, plan_windows
 
 __all__ = ["fold", "unfold"]
 

@@ -7,22 +7,20 @@ how work is cut into jobs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
-from ..geometry import PADDING_MODES, UNIT_PHASE, Axis, Geometry, Phase, axis_phases, merge_phases
+from ..geometry import UNIT_PHASE, Axis, Geometry
 from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, Slide, kind_lanes, sliding_kernel, tile_kernel
 from . import tables as T
 from .layout import InPlace, Layout, Packed
 from .panels import padded_row
+from .plan_rows import LaidPhase, Memory, Table, call_row, list_phases, phase_row
 from .strips import EDGE, PART, ROWS, STRIP_FIELDS, cut_line
 from .tiles import COPY_CYCLES, blocking, max_dot_rows, max_grouped_rows, max_narrow_rows, max_rows, max_sliding_rows
 
-__all__ = ["Memory", "Plan", "make_plan", "plan_windows"]
+__all__ = ["Plan", "make_plan"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +41,6 @@ class Plan:
     """Copies of the bias that the widest phase needs side by side."""
 
 
-@dataclass(frozen=True)
-class Memory:
-    """How x and y lie in memory: strides in numbers, as (N, H, W, C), and what a number is."""
-
-    x_steps: tuple[int, int, int, int]
-    y_steps: tuple[int, int, int, int]
-    x_half: int
-    """As `tables` names storage types; where both x and y are of half types, they are of one."""
-    y_half: int
-    compute: np.dtype
-
-
 def _even_cuts(length: int, pieces: int) -> list[tuple[int, int]]:
     """Cut `range(length)` into nearly equal parts, as the loops do."""
     return [(length * i // pieces, length * (i + 1) // pieces) for i in range(pieces)]
@@ -71,77 +57,6 @@ def make_plan(
     return _Builder(geometry, memory, layout, algorithm, workers, finite).build()
 
 
-@lru_cache(maxsize=256)
-def plan_windows(geometry: Geometry, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
-    """Tabulate what gathering the windows of a convolution needs: the call and its one phase."""
-    axes = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
-    call = _call_row(geometry, memory)
-    call[T.REPEAT] = 1
-    row = _phase_row(UNIT_PHASE._replace(axis=axes[0]), UNIT_PHASE._replace(axis=axes[1]), memory)
-    return np.array(call, np.int64), np.array(row, np.int64)
-
-
-def _call_row(geometry: Geometry, memory: Memory) -> list[int]:
-    """Describe x."""
-    sizes = (1,) * (2 - len(geometry.axes)) + tuple(axis.size for axis in geometry.axes)
-    call = [0] * T.CALL_FIELDS
-    call[T.HALF] = memory.x_half or memory.y_half
-    call[T.PADDING_MODE] = PADDING_MODES.index(geometry.spec.padding_mode)
-    call[T.X_H], call[T.X_W] = sizes
-    call[T.X_STEP_N], call[T.X_STEP_H], call[T.X_STEP_W], call[T.X_STEP_C] = memory.x_steps
-    return call
-
-
-def _phase_row(phase_h: Phase, phase_w: Phase, memory: Memory) -> list[int]:
-    """Describe where a phase's positions read x and write y."""
-    h, w = phase_h.axis, phase_w.axis
-    row = [0] * T.PHASE_FIELDS
-    row[T.OUT_H], row[T.OUT_W] = h.out, w.out
-    row[T.STRIDE_H], row[T.STRIDE_W] = h.stride, w.stride
-    row[T.DILATION_H], row[T.DILATION_W] = h.dilation, w.dilation
-    row[T.LO_H], row[T.LO_W] = h.lo, w.lo
-    row[T.TAPS_H], row[T.TAPS_W] = h.taps, max(1, w.taps)
-    _, step_h, step_w, _ = memory.y_steps
-    row[T.Y_OFFSET] = phase_h.out_start * step_h + phase_w.out_start * step_w
-    row[T.Y_STEP_H], row[T.Y_STEP_W] = phase_h.out_step * step_h, phase_w.out_step * step_w
-    return row
-
-
-class _LaidPhase(NamedTuple):
-    """A phase along both axes, and the layout's number and columns for it."""
-
-    number: int
-    h: Phase
-    w: Phase
-    columns: tuple[tuple[int, ...], ...]
-
-
-def _first_columns(columns: tuple[tuple[int, ...], ...], count: int, lanes: int) -> Iterator[tuple[int, ...]]:
-    """Trim tiles of columns to the first `count` of all; a dot tile's vectors have one lane."""
-    for column in columns:
-        left = min(column[T.COLUMNS], count - column[T.OUT_CHANNEL])
-        if left > 0:
-            fields = list(column)
-            fields[T.COLUMNS] = left
-            fields[T.KERNEL_VECTORS] = -(-left // lanes)
-            fields[T.LAST_COLUMNS] = left - (fields[T.KERNEL_VECTORS] - 1) * lanes
-            yield tuple(fields)
-
-
-class _Table:
-    """The rows behind the call's and the phases', which `start` at some place of the plan."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-        self.numbers: list[int] = []
-
-    def add(self, *rows: Sequence[int]) -> tuple[int, int]:
-        """Append rows; give where they begin and end."""
-        begin = self.start + len(self.numbers)
-        self.numbers += itertools.chain(*rows)
-        return begin, self.start + len(self.numbers)
-
-
 class _Builder:
     def __init__(
         self, geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool
@@ -155,7 +70,7 @@ class _Builder:
         self.channels = geometry.c_out if self.depthwise else geometry.c_in
         self.widest = max((column[T.VECTORS] for columns in layout.columns for column in columns), default=1)
         self.h, self.w = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
-        self.phases = list(self._list_phases())
+        self.phases = list(list_phases(geometry, layout, self.lanes))
         full_rows = self._full_rows()
         self.open, self.in_place, self.panels_only = self._choose_reading(algorithm, finite, full_rows)
         self.slides = layout.kind == DEPTHWISE and self.in_place and max_sliding_rows(self.w.taps) > 0
@@ -203,38 +118,11 @@ class _Builder:
         copies = self.h.taps * COPY_CYCLES + terms // self.lanes
         return terms * vectors > self.rows * copies
 
-    def _list_phases(self) -> Iterator[_LaidPhase]:
-        """Match the geometry's phases with the layout's; what merged residues do not share is a phase of its own."""
-        geometry, layout = self.geometry, self.layout
-        axes = [axis_phases(axis, geometry.spec.transposed) for axis in geometry.axes]
-        phases_h = axes[0] if len(axes) == 2 else (UNIT_PHASE,)
-        groups = merge_phases(axes[-1]) if max(layout.merged) > 1 else tuple((phase,) for phase in axes[-1])
-        for h, phase_h in enumerate(phases_h):
-            for w, group in enumerate(groups):
-                index = h * layout.phases_w + w
-                columns, first = layout.columns[index], group[0]
-                outs = [phase.axis.out for phase in group]
-                shared = min(outs) if len(group) == layout.merged[index] else 0
-                if shared:
-                    axis = first.axis._replace(out=shared)
-                    yield _LaidPhase(index, phase_h, first._replace(axis=axis), columns)
-                if shared < outs[0]:
-                    # The first residues have one output more.
-                    more = sum(out > shared for out in outs) * geometry.c_out
-                    axis = first.axis._replace(out=outs[0] - shared, lo=first.axis.lo - shared * first.axis.stride)
-                    rest = first._replace(axis=axis, out_start=first.out_start + shared * first.out_step)
-                    yield _LaidPhase(
-                        index,
-                        phase_h,
-                        rest,
-                        tuple(_first_columns(columns, more, 1 if layout.kind == DOT else self.lanes)),
-                    )
-
     def build(self) -> Plan:
         call = self._start_call()
         rows, most_positions = [], 1
         for phase in self.phases:
-            row = _phase_row(phase.h, phase.w, self.memory)
+            row = phase_row(phase.h, phase.w, self.memory)
             if self.in_place:
                 row[T.H_FIRST], row[T.H_END] = phase.h.axis.interior
                 row[T.W_FIRST], row[T.W_END] = phase.w.axis.interior
@@ -242,7 +130,7 @@ class _Builder:
             rows.append(row)
         call[T.COLUMN_BLOCKS] = self._column_blocks(sum(row[T.JOB_END] for row in rows))
         call[T.PHASES] = T.CALL_FIELDS
-        table = _Table(T.CALL_FIELDS + len(rows) * T.PHASE_FIELDS)
+        table = Table(T.CALL_FIELDS + len(rows) * T.PHASE_FIELDS)
         x_segments: list[int] = []
         w_segments: list[list[int]] = [[] for _ in range(self.widest + 1)]
         panel_terms, jobs, slides = 1, 0, []
@@ -277,7 +165,7 @@ class _Builder:
             max(self.layout.merged),
         )
 
-    def _segments(self, row: list[int], phase: _LaidPhase, x_segments: list[int], w_segments: list[list[int]]) -> None:
+    def _segments(self, row: list[int], phase: LaidPhase, x_segments: list[int], w_segments: list[list[int]]) -> None:
         """Cut a phase's taps into segments, each a run of terms that lie evenly in x and in the weights."""
         layout, c = self.layout, self.group_channels
         taps_h, taps_w, dilation_w = phase.h.axis.taps, phase.w.axis.taps, phase.w.axis.dilation
@@ -305,7 +193,7 @@ class _Builder:
                 term = 1 if layout.kind == DOT else vectors * self.lanes
                 table += [(h * taps_w + w) * c * term for h, w in firsts]
 
-    def _weights_fuse(self, layout: Layout, phase: _LaidPhase, taps_w: int) -> bool:
+    def _weights_fuse(self, layout: Layout, phase: LaidPhase, taps_w: int) -> bool:
         """Say whether, in place, each tap's weights follow the previous tap's."""
         assert isinstance(layout, InPlace)
         k_step = phase.columns[0][T.WEIGHT_K] if phase.columns else 0
@@ -351,7 +239,7 @@ class _Builder:
             add(tap, tap_end, 0, c)
         return max(tap_end - tap for tap, tap_end in cuts) * self.panel_channels
 
-    def _cut_blocks(self, row: list[int], phase: _LaidPhase) -> int:
+    def _cut_blocks(self, row: list[int], phase: LaidPhase) -> int:
         """Cut a phase's positions into lines and blocks; give the most positions in one."""
         n, h, w = self.geometry.n, phase.h.axis, phase.w.axis
         lines, length = n * h.out, w.out
@@ -377,7 +265,7 @@ class _Builder:
         row[T.JOB_END] = -(-lines // row[T.LINES_PER_BLOCK])
         return row[T.LINES_PER_BLOCK] * length
 
-    def _add_strips(self, call: list[int], row: list[int], slide: Slide | None, table: _Table) -> None:
+    def _add_strips(self, call: list[int], row: list[int], slide: Slide | None, table: Table) -> None:
         """Cut the blocks of a line into strips, and compile the tile kernels that these need."""
         sizes: dict[bool, set[int]] = {False: set(), True: set()}
         all_open = self.open != T.CLOSED or (row[T.H_FIRST] == 0 and row[T.H_END] == row[T.OUT_H])
@@ -422,7 +310,7 @@ class _Builder:
         return blocks
 
     def _start_call(self) -> list[int]:
-        call, memory = _call_row(self.geometry, self.memory), self.memory
+        call, memory = call_row(self.geometry, self.memory), self.memory
         call[T.OPEN], call[T.REPEAT] = self.open, self.repeat
         # Sums that are held over several chunks must not be added to twice.
         call[T.OVERLAP] = int(self.slides and self.open == T.ALL_OPEN and self._has_one_chunk())
