@@ -165,6 +165,27 @@ def test_importing_starts_no_thread() -> None:
     assert python(f"import os, numpy; before = {count}; import nbconv; print({count} - before)") == "0"
 
 
+def test_import_writes_nothing() -> None:
+    """Neither a file nor a folder, also where the cache is not there yet."""
+    code = """
+import os, sys
+written = []
+def watch(event, arguments):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        written.append(arguments[0])
+    elif event in ("os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink", "os.truncate"):
+        written.append((event, arguments))
+sys.dont_write_bytecode = True
+sys.addaudithook(watch)
+import nbconv
+found, written = written, []
+open(os.devnull, "w").close()
+print(found, len(written))  # the watch itself sees what is written
+"""
+    assert python(code) == "[] 1"
+
+
+
 def test_star_import_and_dir_agree_with_all() -> None:
     assert set(nbconv.__all__) <= set(dir(nbconv))
     for name in nbconv.__all__:
