@@ -36,6 +36,7 @@ FLOORS = [
     ("functional", 4),
     ("columns", 4),
     ("padding_adjoint", 4),
+    ("gradients", 4),
     ("backward", 4),
     ("rules", 4),
     ("layers", 5),

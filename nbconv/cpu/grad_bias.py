@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import Flat, compute_dtype, flat_view
+from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
 from ..runtime import threads
 from ..runtime.jit import helper, prange, twins
@@ -17,7 +16,7 @@ from .memory_layout import four_steps, half_code
 from .panels import copy_numbers
 from .tables import NOT_HALF
 
-__all__ = ["grad_bias"]
+__all__ = ["BiasPlan", "grad_bias", "plan_grad_bias"]
 
 _ROWS, _VECTORS = 4, 4  # sums that grow side by side: they hide the latency of an addition
 _CHUNK, _LEAST_CHUNK, _MOST_CHUNK = 64 * 1024, 64, 4096  # numbers that are summed at once; positions of a line
@@ -29,26 +28,33 @@ _LINES, _LENGTH, _PIECES, _INNER, _OUTER_STEP, _INNER_STEP, _STEP, _CHANNEL_STEP
 _HALF, _WIDTH, _PANEL = range(10, 13)
 
 
-def grad_bias(geometry: Geometry, grad_output: np.ndarray) -> np.ndarray:
-    """Give the gradient of the bias (c_out,); `grad_output` has the shape of `geometry`'s output."""
-    dtype = grad_output.dtype
-    if grad_output.size == 0:
-        return np.zeros(geometry.c_out, dtype)
-    flat, compute = flat_view(grad_output), compute_dtype(dtype)
-    shape, arguments = _plan(geometry, flat.steps, half_code(dtype), compute)
-    sums = np.zeros(shape, compute)
-    threads.launch(_sum_parts, len(sums), grad_output.size, sums, flat.data, flat.start, *arguments)
+class BiasPlan(NamedTuple):
+    """Everything of a bias gradient but the arrays."""
+
+    dtype: np.dtype
+    compute: np.dtype
+    shape: tuple[int, int]
+    """(parts, channels) of the parts' sums."""
+    work: int
+    tables: tuple[Any, ...]
+    """As `_sum_parts` takes them."""
+
+
+def grad_bias(plan: BiasPlan, grad_output: tuple[np.ndarray, int]) -> np.ndarray:
+    """Give the gradient of the bias (c_out,); `grad_output` is flat, with its start."""
+    sums = np.zeros(plan.shape, plan.compute)
+    threads.launch(_sum_parts, plan.shape[0], plan.work, sums, *grad_output, *plan.tables)
     total: np.ndarray = sums[0] if len(sums) == 1 else np.add.reduce(sums, axis=0)
+    if plan.dtype == plan.compute:
+        return total
     with np.errstate(over="ignore"):  # beyond a half type lies infinity
-        return total.astype(dtype, copy=False)
+        return total.astype(plan.dtype)
 
 
-@lru_cache(maxsize=1024)
-def _plan(
-    geometry: Geometry, steps: tuple[int, ...], half: int, compute: np.dtype
-) -> tuple[tuple[int, int], tuple[Any, ...]]:
-    """Give the shape of the parts' sums and the further arguments of `_sum_parts`."""
-    sample_step, h_step, step, channel_step = four_steps(Flat(np.empty(0), 0, steps), geometry)
+def plan_grad_bias(geometry: Geometry, grad_output: np.ndarray) -> BiasPlan:
+    """Plan for a `grad_output` laid out as this one, of the shape of `geometry`'s output."""
+    half, compute = half_code(grad_output.dtype), compute_dtype(grad_output.dtype)
+    sample_step, h_step, step, channel_step = four_steps(flat_view(grad_output), geometry)
     h, length = (1,) * (2 - len(geometry.axes)) + tuple(axis.out for axis in geometry.axes)
     lines = [(geometry.n, sample_step), (h, h_step)]
     while lines and (lines[-1][0] == 1 or lines[-1][1] == length * step):
@@ -69,7 +75,8 @@ def _plan(
     kernels = np.zeros((2, _VECTORS + 1), np.int64)
     for v in {min(vectors, _VECTORS), vectors % _VECTORS} - {0}:
         kernels[:, v] = [tile_kernel(compute, DEPTHWISE, rows, v) for rows in (1, _ROWS)]
-    return (parts, channels), (numbers, kernels, np.ones(_VECTORS * width, compute), np.zeros(1, np.int64))
+    tables = numbers, kernels, np.ones(_VECTORS * width, compute), np.zeros(1, np.int64)
+    return BiasPlan(grad_output.dtype, compute, (parts, channels), grad_output.size, tables)
 
 
 @twins

@@ -1,4 +1,4 @@
-"""The planner of grad_weight: turns a bound geometry into the tables that its loops run. Integers only; cached.
+"""The planner of grad_weight: turns a bound geometry into the tables that its loops run. Integers only.
 
 What decides the order of a sum (parts, chunks, segments) depends on the shapes alone; how the weight is cut into blocks
 may depend on the number of threads, since each of its numbers is summed by itself.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from . import grad_tables as G
 from .tables import NOT_HALF
 from .tiles import max_rows, max_vectors, split_columns
 
-__all__ = ["GradMemory", "GradPlan", "plan_grad_weight"]
+__all__ = ["GradMemory", "GradPlan", "plan_tiles"]
 
 _UNIT = Axis(1, 1, 1, 1, 0, 0, 1)
 _CHUNK = 256  # positions whose rows of both operands, some hundred channels each, stay in L2 beside the sums
@@ -55,10 +54,10 @@ class GradPlan:
     jobs: int
     parts_size: int
     flops: int
+    compute: np.dtype
 
 
-@lru_cache(maxsize=1024)
-def plan_grad_weight(geometry: Geometry, memory: GradMemory, workers: int) -> GradPlan:
+def plan_tiles(geometry: Geometry, memory: GradMemory, workers: int) -> GradPlan:
     """Plan for `workers` threads; `geometry` is that of the convolution whose x is the wide operand."""
     return _Builder(geometry, memory, workers).build()
 
@@ -153,6 +152,7 @@ class _Builder:
             jobs=parts * len(blocks),
             parts_size=parts * total if parts > 1 else 0,
             flops=2 * self.positions * total,
+            compute=self.memory.compute,
         )
 
     def _segments(self) -> list[tuple[int, ...]]:

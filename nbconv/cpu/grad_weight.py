@@ -23,39 +23,45 @@ from ..runtime.jit import helper, prange, twins
 from ..runtime.memory import zero_run
 from ..runtime.microkernel import run_tile
 from . import grad_tables as G
-from .grad_plan import GradMemory, plan_grad_weight
+from .grad_plan import GradMemory, GradPlan, plan_tiles
 from .grad_store import store_block
+from .grad_windows import Data, WindowPlan, multiply_windows, plan_windows
 from .memory_layout import four_steps, half_code
 from .panels import copy_numbers, source_position
 
-__all__ = ["grad_weight"]
+__all__ = ["grad_weight", "plan_grad_weight"]
 
 
-def grad_weight(geometry: Geometry, grad_output: np.ndarray, x: np.ndarray, grad: np.ndarray) -> None:
-    """Write the gradient of the weight into `grad`, of the weight's shape; all have one dtype and have been checked."""
-    wide, narrow = flat_view(x), flat_view(grad_output)
-    if geometry.spec.transposed:
-        geometry, wide, narrow = geometry.adjoint(), narrow, wide
-    if grad.size == 0 or x.size == 0 or grad_output.size == 0:
-        grad[...] = 0
+def plan_grad_weight(
+    geometry: Geometry, wide: np.ndarray, narrow: np.ndarray, grad: np.ndarray, workers: int, *, finite: bool = True
+) -> WindowPlan | GradPlan:
+    """Choose a way and plan it for arrays laid out as these, of a geometry whose x is the wide operand.
+
+    `finite` says that no number of `narrow` is infinite or NaN.
+    """
+    dtype = grad.dtype
+    wide_steps, narrow_steps = four_steps(flat_view(wide), geometry), four_steps(flat_view(narrow), geometry)
+    steps = flat_view(grad).steps
+    windows = plan_windows(geometry, wide_steps, narrow_steps, steps, dtype, adding=False)
+    if windows is not None and (finite or not windows.gaps):
+        return windows
+    first, second, row, tap = (*steps[:2], *(0, *steps[2:])[-2:])
+    memory = GradMemory(wide_steps, narrow_steps, (first, second, row, tap), half_code(dtype), compute_dtype(dtype))
+    return plan_tiles(geometry, memory, workers)
+
+
+def grad_weight(plan: WindowPlan | GradPlan, grad: Data, wide: Data, narrow: Data) -> None:
+    """Write the gradient of the weight into `grad`, of the weight's shape. Arrays are flat, with their starts."""
+    if isinstance(plan, WindowPlan):
+        multiply_windows(plan, grad, wide, narrow)
         return
-    result = flat_view(grad)
-    first, second, *kernel = result.steps
-    row, tap = (0, *kernel)[-2:]
-    memory = GradMemory(
-        four_steps(wide, geometry), four_steps(narrow, geometry), (first, second, row, tap), half_code(grad.dtype),
-        compute_dtype(grad.dtype),
-    )  # fmt: skip
-    plan = plan_grad_weight(geometry, memory, threads.get_num_threads())
-    sums = np.empty(plan.parts_size, memory.compute)
+    sums = np.empty(plan.parts_size, plan.compute)
     threads.launch(
-        _accumulate, plan.jobs, plan.flops, result.data, result.start, sums, wide.data, wide.start, narrow.data,
-        narrow.start, plan.call, plan.segments, plan.blocks, plan.kernels, plan.max_rows,
+        _accumulate, plan.jobs, plan.flops, *grad, sums, *wide, *narrow, plan.call, plan.segments, plan.blocks,
+        plan.kernels, plan.max_rows,
     )  # fmt: skip
     if plan.parts_size:
-        threads.launch(
-            _add_parts, len(plan.blocks), plan.parts_size, result.data, result.start, sums, plan.call, plan.blocks
-        )
+        threads.launch(_add_parts, len(plan.blocks), plan.parts_size, *grad, sums, plan.call, plan.blocks)
 
 
 @twins

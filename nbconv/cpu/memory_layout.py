@@ -8,7 +8,7 @@ from ..arrays import Flat
 from ..geometry import Geometry
 from . import tables as T
 
-__all__ = ["four_steps", "half_code"]
+__all__ = ["four_steps", "half_code", "name_steps"]
 
 
 def half_code(dtype: np.dtype) -> int:
@@ -20,5 +20,11 @@ def half_code(dtype: np.dtype) -> int:
 
 def four_steps(flat: Flat, geometry: Geometry) -> tuple[int, int, int, int]:
     """Name the strides (N, H, W, C), whatever axes the array has."""
-    steps = flat.steps if geometry.batched else (0, *flat.steps)
+    return name_steps(flat.steps, geometry)
+
+
+def name_steps(steps: tuple[int, ...], geometry: Geometry) -> tuple[int, int, int, int]:
+    """Name the strides (N, H, W, C) of an array that is not at hand."""
+    if not geometry.batched:
+        steps = (0, *steps)
     return steps if len(steps) == 4 else (steps[0], 0, *steps[1:])  # type: ignore[return-value]
