@@ -11,9 +11,12 @@ for each result; a second kernel adds the slices in order. The bits are the same
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 from numpy import int32
 
+from ..geometry import Geometry
 from . import table as T
 from .driver import cuda, inlined, kernel
 from .integers import quotient, source_position, split
@@ -21,12 +24,10 @@ from .packing import FIRST, SECOND, START, TAP_H, TAP_W
 from .storage import narrow, widen
 
 __all__ = [
-    "HIGH",
     "THREADS",
-    "WIDE",
-    "WIDE_LEFT",
     "bias_slices",
     "fold_rim",
+    "items",
     "rim_table",
     "sum_bias_slices",
     "sum_weight_slices",
@@ -39,7 +40,13 @@ WIDE_LEFT, WIDE = 4, 8  # channels of windows and of points that a thread of the
 
 # The fields of fold_rim's second table: positions [0, LOW) and [HIGH, size) of each axis are shown in the padding.
 LOW_H, HIGH_H, LOW_W, HIGH_W = range(4)
-HIGH = 4
+
+
+def items(pairs: Geometry) -> int:
+    """Count the threads of a slice of `weight_slices_wide`."""
+    windows, points = (-(-channels // pairs.groups) for channels in (pairs.c_in, pairs.c_out))
+    taps = prod(axis.taps for axis in pairs.axes)
+    return taps * -(-windows // WIDE_LEFT) * pairs.groups * -(-points // WIDE)
 
 
 @inlined

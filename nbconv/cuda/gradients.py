@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..geometry import Axis, Geometry
-from . import grad_gemm
+from . import depthwise_grad, grad_gemm
 from . import grad_general as general
 from . import table as T
 from .arrays import DeviceArray, empty, flat, memory_of, scratch
@@ -112,15 +112,15 @@ def _weight_launches(pairs: Geometry, dtype: str, aligned: bool, device: int) ->
         tile, rows = grad_gemm.choose(pairs)
         kernel = grad_gemm.KERNELS[tile, grad_gemm.needs_mask(pairs)]
         return -(-all_rows // rows), rows, Launch(kernel, *grad_gemm.launch(pairs, tile, rows)), finish
-    c_window, c_point = pairs.c_in // pairs.groups, pairs.c_out // pairs.groups
-    wide = c_window * c_point > 4
-    high, width = (general.WIDE_LEFT, general.WIDE) if wide else (1, 1)
-    items = math.prod(axis.taps for axis in pairs.axes) * -(-c_window // high) * pairs.groups * -(-c_point // width)
+    kernel, items = general.weight_slices_narrow, numbers
+    if dtype != "float64" and aligned and depthwise_grad.covers(pairs):
+        kernel, items = depthwise_grad.weight_slices, depthwise_grad.items(pairs)
+    elif numbers > 4 * pairs.groups * math.prod(axis.taps for axis in pairs.axes):
+        kernel, items = general.weight_slices_wide, general.items(pairs)
     most = min(-(-all_rows // _LEAST_ROWS), _MOST_SLICES, _MOST_PARTIAL // numbers)
     slices = max(1, min(most, _THREADS_WANTED // items))
     rows = max(1, -(-all_rows // slices))
     slices = -(-all_rows // rows)  # none where there are no rows
-    kernel = general.weight_slices_wide if wide else general.weight_slices_narrow
     return slices, rows, over_items(kernel, items, general.THREADS, y=slices), finish
 
 
