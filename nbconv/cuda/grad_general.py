@@ -39,7 +39,8 @@ THREADS = 128
 WIDE_LEFT, WIDE = 4, 8  # channels of windows and of points that a thread of the wide kernel multiplies
 
 # The fields of fold_rim's second table: positions [0, LOW) and [HIGH, size) of each axis are shown in the padding.
-LOW_H, HIGH_H, LOW_W, HIGH_W = range(4)
+# ADDS says that the gradient is of the compute type: then what its own positions receive is there and stays.
+LOW_H, HIGH_H, LOW_W, HIGH_W, ADDS = range(5)
 
 
 def items(pairs: Geometry) -> int:
@@ -186,9 +187,10 @@ def sum_bias_slices(partial, slices, grad, channels):
 # ---- padding that repeats data --------------------------------------------------------------------------------------
 
 
-def rim_table(rims: list[tuple[int, int]]) -> np.ndarray:
-    """Give the ranges of positions that padding shows, (low, high) an axis: `[0, low)` and `[high, size)`."""
-    return np.array([number for low, high in ([(0, 1)] * (2 - len(rims)) + rims) for number in (low, high)], np.int32)
+def rim_table(rims: list[tuple[int, int]], adds: bool) -> np.ndarray:
+    """Give the ranges of positions that padding shows, (low, high) an axis: `[0, low)` and `[high, size)`; and ADDS."""
+    both = [(0, 1)] * (2 - len(rims)) + rims
+    return np.array([*(number for rim in both for number in rim), adds], np.int32)
 
 
 @cuda.jit(device=True)
@@ -228,7 +230,9 @@ def _shown_count(position, size, mode, lo, last):
 
 @kernel()
 def fold_rim(grad_output, weight, grad, zeros, table, places, rims):
-    """Overwrite the positions of x's gradient that padding shows elsewhere with their full gradient.
+    """Complete the gradient of x at the positions that padding shows elsewhere.
+
+    What comes from there is added; half types, to be rounded once, are computed anew in full.
 
     Math     grad[p, c] = sum over padded positions q that show p: sum_t sum_o grad_output[r, o] * w[o, c, t]
              where r * stride + t * dilation - lo = q
@@ -265,6 +269,10 @@ def fold_rim(grad_output, weight, grad, zeros, table, places, rims):
     group, inner = split(channel, table[T.C_IN_GROUP])
     columns = table[T.C_OUT_GROUP]
     total = zeros[0]
+    to = int32(int32(int32(int32(int32(sample * size_h) + h) * size_w) + w) * table[T.C_IN])
+    adds = rims[ADDS] != int32(0)
+    if adds:
+        total = widen(grad[int32(to + channel)])
     i_h, count_h = int32(0), _shown_count(h, size_h, mode, lo_h, last_h)
     count_w = _shown_count(w, size_w, mode, lo_w, last_w)
     while i_h < count_h:
@@ -272,6 +280,8 @@ def fold_rim(grad_output, weight, grad, zeros, table, places, rims):
         i_w = int32(0)
         while i_w < count_w and shown_h <= last_h:
             shown_w = _shown(w, size_w, mode, lo_w, last_w, i_w)
+            if adds and shown_h == h and shown_w == w:
+                shown_w = int32(last_w + int32(1))
             tap_h = int32(0)
             while tap_h < table[fields + T.TAPS_H] and shown_w <= last_w:
                 row_h = int32(int32(shown_h + lo_h) - int32(tap_h * dilation_h))
@@ -297,5 +307,4 @@ def fold_rim(grad_output, weight, grad, zeros, table, places, rims):
                 tap_h = int32(tap_h + int32(1))
             i_w = int32(i_w + int32(1))
         i_h = int32(i_h + int32(1))
-    to = int32(int32(int32(int32(int32(sample * size_h) + h) * size_w) + w) * table[T.C_IN])
     grad[int32(to + channel)] = narrow(total, grad)

@@ -14,7 +14,8 @@ from . import grad_general as general
 from . import table as T
 from .arrays import DeviceArray, empty, flat, memory_of, scratch
 from .backend import Operands, compute_dtype, contiguous, product
-from .packing import pack_table
+from .packing import THREADS as COPY_THREADS
+from .packing import pack_table, widen_numbers
 from .plan import Launch, over_items, tiles_run, upload_table
 
 __all__ = ["grad_bias", "grad_weight", "grad_x"]
@@ -42,18 +43,19 @@ def _fold_rim(
     geometry: Geometry, grad_output: DeviceArray, weight: DeviceArray, grad: DeviceArray, stream: Any
 ) -> None:
     data, start = memory_of(weight)
-    launch, *tables = _rim_plan(geometry, start, weight.steps, grad.device)
-    zeros = upload_zeros(compute_dtype(grad.dtype), grad.device)
+    compute = compute_dtype(grad.dtype)
+    launch, *tables = _rim_plan(geometry, start, weight.steps, grad.dtype == compute, grad.device)
+    zeros = upload_zeros(compute, grad.device)
     launch(stream, flat(grad_output), data, flat(grad), zeros, *tables)
 
 
 @lru_cache(maxsize=1024)
-def _rim_plan(geometry: Geometry, start: int, steps: tuple[int, ...], device: int) -> tuple[Any, ...]:
+def _rim_plan(geometry: Geometry, start: int, steps: tuple[int, ...], adds: bool, device: int) -> tuple[Any, ...]:
     """Give the launch of `fold_rim` and its tables."""
     rims = [_rim(axis, geometry.spec.padding_mode) for axis in geometry.axes]
     inside = math.prod(high - low for low, high in rims)
     items = geometry.n * (math.prod(axis.size for axis in geometry.axes) - inside) * geometry.c_in
-    tables = T.build_table(geometry), pack_table(start, steps, None), general.rim_table(rims)
+    tables = T.build_table(geometry), pack_table(start, steps, None), general.rim_table(rims, adds)
     launch = over_items(general.fold_rim, items, general.THREADS)
     return launch, *(upload_table(table.tobytes(), device) for table in tables)
 
@@ -90,13 +92,29 @@ def grad_weight(
     if not grad.size:
         return grad
     windows, points = contiguous(windows, stream), contiguous(points, stream)
-    aligned = windows.aligned and points.aligned
-    slices, rows, launch, finish = _weight_launches(pairs, weight.dtype, aligned, weight.device)
+    dtype, aligned = weight.dtype, windows.aligned and points.aligned
+    if dtype in ("float16", "bfloat16") and tiles_run(weight.device) and grad_gemm.covers(pairs):
+        # The tiles multiply float32: copies cost less than what they gain.
+        windows, points = (_widened(array, 1 + i, stream) for i, array in enumerate((windows, points)))
+        dtype, aligned = "float32", windows.aligned and points.aligned
+    slices, rows, launch, finish = _weight_launches(pairs, dtype, aligned, weight.device)
     table, places = _weight_tables(pairs, grad.steps, weight.device)
     sums = scratch(0, max(1, slices) * grad.size, compute_dtype(weight.dtype), grad_output, stream)
     launch(stream, flat(windows), flat(points), flat(sums), table, np.int32(rows))
     finish(stream, flat(sums), np.int32(slices), flat(grad), table, places)
     return grad
+
+
+def _widened(array: DeviceArray, slot: int, stream: Any) -> DeviceArray:
+    """Copy a contiguous array to float32 scratch memory."""
+    target = scratch(slot, array.size, "float32", array, stream)
+    _widen_launch(array.size)(stream, flat(array), flat(target))
+    return target
+
+
+@lru_cache(maxsize=256)
+def _widen_launch(size: int) -> Launch:
+    return over_items(widen_numbers, size, COPY_THREADS)
 
 
 @lru_cache(maxsize=1024)

@@ -10,7 +10,7 @@ from .driver import cuda, inlined, kernel
 from .integers import split
 from .storage import widen
 
-__all__ = ["THREADS", "copy_strided", "copy_table", "pack_operands", "pack_table"]
+__all__ = ["THREADS", "copy_strided", "copy_table", "pack_operands", "pack_table", "widen_numbers"]
 
 THREADS = 256
 
@@ -112,3 +112,11 @@ def copy_strided(source, target, places):
         start = int32(start + int32(left * places[FROM_STEPS]))
         to = int32(to + int32(left * places[TO_STEPS]))
         target[to] = source[start]
+
+
+@kernel()
+def widen_numbers(source, target):
+    """Copy flat numbers to the compute type, one a thread; the target may be longer."""
+    item = int32(int32(cuda.blockIdx.x) * int32(THREADS) + int32(cuda.threadIdx.x))
+    if item < source.size:
+        target[item] = widen(source[item])

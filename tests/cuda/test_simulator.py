@@ -272,6 +272,22 @@ def test_gradients_in_several_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     gradients._weight_launches.cache_clear()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_types_are_widened_for_tiles(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = gradients._weight_launches
+    asked = []
+
+    def general_launches(pairs: Any, kind: str, aligned: bool, device: int) -> Any:
+        asked.append(kind)
+        return make(pairs, kind, False, device)  # no tile takes what is not aligned
+
+    monkeypatch.setattr(gradients, "tiles_run", lambda device: True)
+    monkeypatch.setattr(gradients, "_weight_launches", general_launches)
+    for length in (40, 90, 20):  # scratch memory grows, and is then longer than what it holds
+        check_gradients(Case("conv1d", (1, length, 8), (8, 8, 3), {"padding": 1}), DTYPES[dtype])
+    assert asked == ["float32"] * 3
+
+
 def test_gradients_of_host_arrays() -> None:
     case = Case("conv1d", (2, 7, 3), (4, 3, 3), {"padding": 1})
     dy, x, weight = data_of(case)
