@@ -19,6 +19,8 @@ _OPS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d")
 
 Step = tuple[str, Callable[[], Any]]
 
+_WINDOWS = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))  # taps and strides of depthwise layers in image networks
+
 
 def warmup(
     dtypes: Sequence[npt.DTypeLike] = DTYPES,
@@ -82,8 +84,9 @@ def _dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     """Name every step and what does it; of two steps with one name, one is enough."""
     from .cpu.backend import activation_address
-    from .cpu.tiles import full_tiles
-    from .runtime.microkernel import tile_kernel
+    from .cpu.tiles import full_tiles, max_sliding_rows, max_vectors
+    from .runtime.calls import addition
+    from .runtime.microkernel import Slide, sliding_kernel, tile_kernel
 
     compute = compute_dtype(dtype)
     yield f"{dtype} loops", partial(_convolve, dtype, 64, threads=1)
@@ -92,8 +95,15 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     for name, kind, full, vectors in full_tiles(compute):
         for rows in range(1, full + 1):
             yield f"{compute} {name} tile {rows}x{vectors}", partial(tile_kernel, compute, kind, rows, vectors)
+    for slide in (Slide(taps, stride, 1) for taps, stride in _WINDOWS):
+        for vectors in range(1, max_vectors() + 1):
+            rows = max_sliding_rows(slide.taps)
+            name = f"{compute} window of {slide.taps} by {slide.stride}, tile {rows}x{vectors}"
+            yield name, partial(sliding_kernel, compute, slide, rows, vectors)
     for activation, parameter in ACTIVATIONS.items():
         yield f"{compute} {activation}", partial(activation_address, (activation, parameter), compute)
+    for name in ("float16", "bfloat16") if dtype.itemsize == 2 else (dtype.name,):
+        yield f"{name} residual", partial(addition, name)
     if gradients:
         yield f"{dtype} gradients", partial(_differentiate, dtype, 64, threads=1)
         yield f"{dtype} gradients, threads", partial(_differentiate, dtype, 4096, threads=2)

@@ -137,7 +137,7 @@ def run_plan(
     if residual is not None:
         # It is read at the places of y.
         same = residual if residual.strides == y.strides else _laid_as(y, residual)
-        (added, added_start), addition_address = flat_data(same), addition(y.dtype)
+        (added, added_start), addition_address = flat_data(same), addition(y.dtype.name)
     scratch = take(bias.dtype, plan.workers * plan.work_size, plan.workers * plan.notes_size)
     launch(
         convolve, plan.jobs, plan.flops,

@@ -45,25 +45,25 @@ def add_tile(
             sums[at + m * row + i] += widen(array[start + m * source_row + i * step])
 
 
-def addition(dtype: np.dtype) -> int:
-    """Compile the addition for `add_tile` of arrays of `dtype` and return its address."""
+def addition(name: str) -> int:
+    """Compile the addition for `add_tile` of arrays of the dtype of that name and return its address."""
     with compiler_lock:
-        if dtype.name not in _additions:
-            _additions[dtype.name] = _make_addition(dtype)
-        return _additions[dtype.name][0]
+        if name not in _additions:
+            _additions[name] = _make_addition(name)
+        return _additions[name][0]
 
 
 def _same(value: Any) -> Any:
     return value
 
 
-def _make_addition(dtype: np.dtype) -> tuple[int, Any]:
-    widen: Any = {"float16": float16_to_float, "bfloat16": bfloat16_to_float}.get(dtype.name)
+def _make_addition(name: str) -> tuple[int, Any]:
+    widen: Any = {"float16": float16_to_float, "bfloat16": bfloat16_to_float}.get(name)
     if pure():
         return _register(widen or _same)
+    number = types.float64 if name == "float64" else types.float32
+    stored = number if widen is None else types.uint16
     widen = widen or serial_math(_same)
-    number = types.float64 if dtype.itemsize == 8 else types.float32
-    stored = types.uint16 if dtype.itemsize == 2 else number
 
     def add(sums, row, array, array_row, step, rows, columns):
         to = carray(sums, (rows * row + columns,))
@@ -78,7 +78,7 @@ def _make_addition(dtype: np.dtype) -> tuple[int, Any]:
 
     integers = [types.intp] * 4
     signature = types.void(types.CPointer(number), types.intp, types.CPointer(stored), *integers)
-    compiled = callback(signature, add, f"add_{dtype.name}", fast=True)
+    compiled = callback(signature, add, f"add_{name}", fast=True)
     return int(compiled.address), compiled
 
 
