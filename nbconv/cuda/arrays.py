@@ -99,7 +99,7 @@ def read_array(op: str, name: str, value: Any) -> DeviceArray:
     """
     if SIMULATED:
         array = _read_simulated(value)
-    elif type(value).__module__.partition(".")[0] == "torch":
+    elif _is(value, "torch", "Tensor"):
         array = _read_torch(op, name, value)
     elif hasattr(value, "__cuda_array_interface__"):
         array = _read_interface(op, name, value)
@@ -117,6 +117,12 @@ def read_array(op: str, name: str, value: Any) -> DeviceArray:
     return array
 
 
+def _is(value: Any, package: str, kind: str) -> bool:
+    """Say whether `value` is an array of a package, which then is loaded."""
+    module = sys.modules.get(package)
+    return module is not None and isinstance(value, getattr(module, kind))
+
+
 def _read_simulated(value: Any) -> DeviceArray:
     array = value._ary
     pointer, steps = array.__array_interface__["data"][0], flat_steps(array.shape, array.strides, array.itemsize)
@@ -124,8 +130,10 @@ def _read_simulated(value: Any) -> DeviceArray:
 
 
 def _read_torch(op: str, name: str, tensor: Any) -> DeviceArray:
-    if tensor.requires_grad:
-        raise TypeError(f"{op}: {name} requires grad, which nbconv would not record; use {name}.detach()")
+    if tensor.requires_grad and sys.modules["torch"].is_grad_enabled():
+        raise TypeError(
+            f"{op}: {name} requires grad, which nbconv would not record; use {name}.detach() or torch.no_grad()"
+        )
     shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
     steps = flat_steps(shape, tuple(tensor.stride()), 1)
     return DeviceArray(tensor, "torch", tensor.device.index, tensor.data_ptr(), shape, steps, dtype)
@@ -144,7 +152,7 @@ def _read_interface(op: str, name: str, value: Any) -> DeviceArray:
         raise TypeError(f"{op}: {name} has strides {strides}, no multiples of its {dtype.itemsize} bytes: copy it")
     steps = packed_steps(shape) if strides is None else flat_steps(shape, tuple(strides), dtype.itemsize)
     pointer = interface["data"][0] or 0
-    maker = "cupy" if type(value).__module__.partition(".")[0] == "cupy" else "numba"
+    maker = "cupy" if _is(value, "cupy", "ndarray") else "numba"
     device = value.device.id if maker == "cupy" else pointer_device(pointer)
     stream, readonly = interface.get("stream"), bool(interface["data"][1])
     return DeviceArray(value, maker, device, pointer, shape, steps, named, stream, readonly=readonly)

@@ -58,6 +58,7 @@ class Torch(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("torch")
+        self.Tensor, self.grad = Tensor, True
         self.streams: list[int] = []
         for name in ("float16", "bfloat16", "float32", "float64"):
             setattr(self, name, TorchType(name))
@@ -75,6 +76,9 @@ class Torch(ModuleType):
             stream=stream,
             ExternalStream=lambda handle, device: Stream(handle),
         )
+
+    def is_grad_enabled(self) -> bool:
+        return self.grad
 
     @staticmethod
     def empty(shape: tuple[int, ...], dtype: TorchType, device: Any) -> Tensor:
@@ -108,6 +112,7 @@ class Cupy(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("cupy")
+        self.ndarray = CupyArray
         self.cuda = SimpleNamespace(get_current_stream=lambda: Stream(0))
 
     @staticmethod

@@ -80,6 +80,13 @@ def test_strides_and_out(kind: Any) -> None:
     assert_equal(out.array, nbconv.conv1d(x.array, WEIGHT, BIAS, padding=1))
 
 
+@pytest.mark.usefixtures("device")
+def test_tensors_that_require_grad_without_gradients(torch: Torch) -> None:  # noqa: F811
+    torch.grad = False
+    y = nbconv.conv1d(*(Tensor(array, requires_grad=True) for array in (X, WEIGHT, BIAS)), padding=1)
+    assert_equal(y.array, EXPECTED)
+
+
 def test_capsules() -> None:
     array = whole_numbers(RNG, (3, 4)).T
     tensor = dlpack.take(array)
