@@ -72,8 +72,9 @@ def copy_windows(shared, to, to_step, windows, table, fields, step, copies, posi
     width = table[T.SIZE_W]
     mode, stride_w = table[T.PADDING_MODE], load_int(table, fields, T.STRIDE_W)
     rows_w = load_int(table, fields, T.ROWS_W)
-    last = int32(to + (copies - 1) * to_step)
-    while to <= last:
+    last = fresh(int32(to + (copies - 1) * to_step))  # a loop that the compiler does not unroll
+    more = True
+    while more:
         at = int32(int32(position[2] * stride_w) + along)
         if masked:
             at = inside(at, width, mode)
@@ -83,6 +84,7 @@ def copy_windows(shared, to, to_step, windows, table, fields, step, copies, posi
             copy4(shared, to, windows, start, valid)
         else:
             copy16(shared, to, windows, start, valid)
+        more = to != last
         to = int32(to + to_step)
         position[4] = int32(position[4] - step)
         position[2] = int32(position[2] + step)
@@ -101,12 +103,14 @@ def copy_windows(shared, to, to_step, windows, table, fields, step, copies, posi
 def copy_points(shared, to, to_step, points, table, place, end, step, copies, masked):
     """Copy this thread's numbers of a right slice, `step` positions apart; gives where the next slice starts."""
     stride = int32(step * table[T.C_OUT])
-    last = int32(to + (copies - 1) * to_step)
-    while to <= last:
+    last = fresh(int32(to + (copies - 1) * to_step))  # a loop that the compiler does not unroll
+    more = True
+    while more:
         if masked:
             copy4(shared, to, points, place, place < end)
         else:
             copy16(shared, to, points, place, place < end)
+        more = to != last
         to = int32(to + to_step)
         place = uint32(place + uint32(stride))
     return place

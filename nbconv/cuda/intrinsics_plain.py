@@ -13,7 +13,7 @@ import numpy as np
 
 from .storage import narrow, widen
 
-ALIGNMENT = None  # the simulator's shared arrays take none
+ALIGNMENT: int | None = None  # the simulator's shared arrays take none
 WARP = 32
 PATIENCE = 60  # seconds; a warp that does not meet is an error, not a hang
 
