@@ -97,11 +97,11 @@ def artifacts(kernel: Any, types: tuple[Any, ...]) -> Artifacts:
 
 @cache
 def sources_digest() -> str:
-    """Digest all that machine code depends on: the package's sources and the versions of the compilers."""
+    """Digest all that machine code depends on: the sources of kernels and the versions of the compilers."""
     digest = hashlib.sha256()
-    for path in sorted(Path(nbconv.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    here, package = Path(__file__).parent, Path(nbconv.__file__).parent
+    compilers = [here / name for name in ("artifacts.py", "sass.py", "toolchain.py")]
+    for path in [*sorted((package / "cuda").glob("*.py")), package / "geometry.py", *compilers]:
         digest.update(path.read_bytes())
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"] or ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from nbconv.cuda import depthwise, gemm, gemm_tiles, general, grad_gemm, grad_general, packing, tensor_core
+from nbconv.cuda import depthwise, gemm, gemm_tiles, general, grad_gemm, grad_general, packing, plan, tensor_core
 from nbconv.cuda.table import channelwise
 from nbconv.geometry import Geometry
 from tests.cuda.checks.artifacts import Artifacts, artifacts
@@ -39,7 +39,7 @@ class Entry:
     expected: tuple[str, ...] = ()
     """Opcodes that the hot loop must hold."""
     family: str = ""
-    """Of tiled products and depthwise ones: the module's short name."""
+    """Of products: the module's short name."""
     tile: str = ""
     masked: bool = False
     kind: str = ""
@@ -71,6 +71,10 @@ class Entry:
         """Give a product kernel's launch."""
         if self.family == "depthwise":
             blocks, threads = depthwise.launch(geometry)
+        elif self.family == "general":
+            launch = plan._general(plan.Key(geometry, self.dtype, None, True, "high", 0, True))
+            assert launch.kernel is self.kernel, "the plan takes another kernel for this geometry"
+            blocks, threads = launch.grid, launch.block
         else:
             blocks, threads = gemm_tiles.launch(geometry, self.tile)
         return blocks, (threads, 1, 1), 0
@@ -143,8 +147,9 @@ def product_entries() -> Iterator[Entry]:
             family="tensor_core", tile=tile, masked=masked, kind=kind,
         )  # fmt: skip
     for (slides, repeats), kernel in depthwise.KERNELS.items():
-        kind = _depthwise_kind(slides, repeats)
-        yield Entry(kernel, product_types("float32"), **_bounds(kernel), family="depthwise", kind=kind)
+        for dtype in ("float32", "float16", "bfloat16"):
+            kind = _depthwise_kind(slides, repeats)
+            yield Entry(kernel, product_types(dtype), dtype, **_bounds(kernel), family="depthwise", kind=kind)
 
 
 def slice_entries() -> Iterator[Entry]:
@@ -176,7 +181,8 @@ def general_entries() -> Iterator[Entry]:
             packing.copy_strided: (x, x, table),
         }
         for kernel, arguments in of_kernel.items():
-            yield Entry(kernel, arguments, dtype, 256, 1)
+            family = "general" if kernel in (general.product_wide, general.product_narrow) else ""
+            yield Entry(kernel, arguments, dtype, 256, 1, family=family)
 
 
 @cache

@@ -1,0 +1,166 @@
+"""Would the interpreter notice? Kernels with one mistake each must fault, or give wrong numbers.
+
+A mutation that no longer finds its text fails: it must follow the source.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from tests.cuda.lanes import needs_compiler
+
+needs_compiler()
+
+from nbconv.cuda import grad_gemm  # noqa: E402
+from tests.cases import Case  # noqa: E402
+from tests.cuda.checks.artifacts import artifacts  # noqa: E402
+from tests.cuda.checks.listing import Entry, entries  # noqa: E402
+from tests.cuda.checks.mutants import Mutation, mutated  # noqa: E402
+from tests.cuda.checks.problems import Problem, SliceProblem  # noqa: E402
+from tests.cuda.checks.ptx_memory import Fault  # noqa: E402
+from tests.cuda.checks.toolchain import compile_kernel  # noqa: E402
+from tests.helpers import DTYPES  # noqa: E402
+
+
+def _case(op: str, x: tuple[int, ...], weight: tuple[int, ...], **params: Any) -> Case:
+    return Case(op, x, weight, params)
+
+
+# Rows, columns and reduction end inside of tiles; groups, strides, dilations and lines of the image all differ.
+DENSE = _case("conv2d", (2, 7, 9, 16), (24, 8, 3, 3), groups=2, stride=(1, 2), dilation=(2, 1), padding=(2, 1))
+PHASES = _case("conv_transpose1d", (2, 21, 8), (8, 12, 7), stride=3, padding=2, output_padding=1)
+ODD = _case("conv1d", (2, 35, 6), (22, 3, 3), groups=2, padding=((3, 1),), stride=2)
+REFLECTED = _case("conv1d", (2, 35, 8), (12, 8, 4), padding=3, padding_mode="reflect")
+LONG = _case("conv1d", (2, 400, 12), (12, 1, 3), groups=12, padding=1)
+LAYERED = _case("conv2d", (2, 5, 19, 8), (8, 1, 3, 3), groups=8, padding=(1, 2), dilation=(1, 2))
+
+
+class Mutant(NamedTuple):
+    """A mistake, the kernel that has it, and the problems of which one at least must show it."""
+
+    mutation: Mutation
+    kernel: str
+    cases: tuple[Case, ...] = (DENSE,)
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        return f"{self.kernel}: {self.mutation.name}"
+
+
+def _mutant(name: str, module: str, old: str, new: str, kernel: str, *cases: Case, **options: Any) -> Mutant:
+    times = options.pop("times", 1)
+    return Mutant(Mutation(name, f"cuda.{module}", old, new, times), kernel, cases or (DENSE,), **options)
+
+
+CORE, LOADS, TILE = "gemm_core", "gemm_loads", "ffma_64x64"
+SYNC = "        cuda.syncthreads()\n"
+H, W = (f"load_int(table, fields, T.{{}}_{axis})" for axis in "HW")
+MUTANTS = [
+    # Order between threads.
+    _mutant("no barrier in the loop", CORE, SYNC + "        write =", "        write =", TILE),
+    _mutant(
+        "no barrier before the finish", CORE, "    cuda.syncthreads()\n    finish(bias", "    finish(bias", TILE, DENSE
+    ),
+    _mutant("no barrier in the finish", CORE, SYNC + "        finish_rows(", "        finish_rows(", TILE),
+    _mutant("no barrier between rounds of the finish", CORE, SYNC + "        base =", "        base =", TILE),
+    _mutant("waits for too few copies", CORE, "            copy_wait0()\n", "            copy_wait1()\n", TILE),
+    _mutant("waits for no copies, three stages", CORE, "            copy_wait1()\n", "            copy_commit()\n",
+            "tf32_64x64"),
+    _mutant("barrier of some threads", CORE, SYNC + "        write =",
+            "        if thread < 96:\n            cuda.syncthreads()\n        write =", TILE),
+    _mutant("copies into the slice that is read", CORE, "write = int32(read - stage_size)", "write = read", TILE),
+    _mutant("the ring does not close", CORE, "if read == int32(ring)", "if read > int32(ring)", TILE),
+    # Ends.
+    _mutant("no tail of the reduction", CORE, "reduction + (depth - 1)) // depth", "reduction) // depth", TILE),
+    _mutant("stores one row too many", CORE, "if m < limit else int32(-1)", "if m <= limit else int32(-1)", TILE),
+    _mutant("reads one row too many", LOADS, "m < limit else", "m <= limit else", TILE, PHASES, times=2),
+    _mutant("stores columns beyond the group", CORE, "        if column < limit:\n            b0, b1",
+            "        if column <= limit:\n            b0, b1", TILE),
+    _mutant("reads weights beyond the end", LOADS, "weight, place, place < end)", "weight, place, True)", TILE),
+    # Padding.
+    _mutant("padding on W inverted", LOADS, "uint32(w) >= uint32(width)", "uint32(w) < uint32(width)", TILE),
+    _mutant("padding on H signed", LOADS, "uint32(h) >= uint32(height)", "h >= height", TILE),
+    _mutant("padding not filled with zeros", LOADS, "channel), address[r] >= 0)", "channel), True)", TILE),
+    _mutant("reflects about the edge", LOADS, "int32(2 * (size - 1) - position)", "int32(2 * size - 1 - position)",
+            "ffma_64x64_masked", REFLECTED),
+    _mutant("low padding added", LOADS, "- " + W.format("LO"), "+ " + W.format("LO"), TILE),
+    # Places.
+    _mutant("strides swapped", LOADS, W.format("STRIDE"), H.format("STRIDE"), TILE),
+    _mutant("dilations swapped", LOADS, W.format("DILATION"), H.format("DILATION"), TILE),
+    _mutant("taps of a line one too many", LOADS, "if tap_w == taps_w:", "if tap_w > taps_w:", TILE),
+    _mutant("channels of the first group", CORE, "int32(int32(group + 1) * table[T.C_IN_GROUP])", "table[T.C_IN_GROUP]",
+            TILE),
+    _mutant("bias of the first group", CORE, "int32(int32(group * table[T.C_OUT_GROUP]) + first_column)",
+            "first_column", TILE),
+    _mutant("outputs of the first phase", CORE, W.format("OUT_START") + " + ", "", TILE, PHASES),
+    _mutant("16 bytes where 4 are aligned", LOADS, "copy4(shared, int32(row", "copy16(shared, int32(row",
+            "ffma_64x64_masked", ODD),
+    _mutant("chunks not swizzled", CORE, "int32(int32(thread ^ (thread >> 3)) & 1)", "int32(thread & 1)", TILE),
+    _mutant("weights of the next step", "gemm", "(4 * step + k) * n_tile", "(4 * step + (k ^ 1)) * n_tile", TILE),
+    # Other kernels.
+    _mutant("no barrier", "grad_gemm", "            cuda.syncthreads()\n", "", "grad_64x64"),
+    _mutant("positions of the next slice", "grad_gemm", "    limit = min(limit, int32(first + rows_of_slice))\n", "",
+            "grad_64x64"),
+    _mutant("adds the slice twice", "grad_gemm", "            read = write\n", "", "grad_64x64"),
+    _mutant("reads beyond the last row", "general", "if row < rows:", "if row <= rows:", "product_wide", PHASES),
+    _mutant("writes beyond the last row", "general", "end = min(rows, int32(first + int32(ROWS)))",
+            "end = int32(first + int32(ROWS))", "product_wide"),
+    _mutant("the window stands still", "depthwise", "window[j, k] = window[j + 1, k]", "window[j, k] = window[j, k]",
+            "slide", LAYERED),
+    _mutant("channels in a wrong lane", "depthwise", "if block_row >= block_rows or channel >= c_in:",
+            "if channel >= c_in:", "slide", LONG),
+]  # fmt: skip
+
+ENTRIES = {str(entry).split()[0]: entry for entry in reversed(entries()) if entry.dtype == "float32"}
+
+
+def run(entry: Entry, ptx: str, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Interpret a kernel of any family on a case: gives what came out and what should have."""
+    if entry.family == "grad_gemm":
+        slices = SliceProblem(case)
+        geometry = slices.geometry
+        rows = grad_gemm.DEPTH
+        count = -(-geometry.n * int(np.prod(geometry.output_shape[1:-1])) // rows)
+        blocks, threads = grad_gemm.launch(geometry, entry.tile, rows)
+        return slices.run(ptx, (blocks, (threads, 1, 1), 0), count, rows)[0], slices.expected()
+    problem = Problem(case, DTYPES[entry.dtype], residual=True)
+    return problem.run(ptx, entry.grid(problem.geometry))[0], problem.expected()
+
+
+def shows(ptx: str, entry: Entry, case: Case) -> bool:
+    """Say whether a run faults or gives wrong numbers."""
+    try:
+        result, expected = run(entry, ptx, case)
+    except Fault:
+        return True
+    return not np.array_equal(result, expected)
+
+
+USED = {f"{mutant.kernel} {case}": (mutant.kernel, case) for mutant in MUTANTS for case in mutant.cases}
+
+
+@pytest.mark.parametrize(("kernel", "case"), list(USED.values()), ids=str)
+def test_real_kernels_show_nothing(kernel: str, case: Case) -> None:
+    entry = ENTRIES[kernel]
+    assert not shows(artifacts(entry.kernel, entry.types).ptx(), entry, case)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_mutants_are_caught(mutant: Mutant) -> None:
+    entry = ENTRIES[mutant.kernel]
+    module = entry.kernel.py_func.__module__.removeprefix("nbconv.")
+    with mutated(mutant.mutation, module) as changed:
+        kernel = getattr(changed, entry.kernel.py_func.__name__)
+        ptx = compile_kernel(kernel, entry.types).ptx()
+    assert any(shows(ptx, entry, case) for case in mutant.cases)
+
+
+def test_mutations_must_find_their_text() -> None:
+    with (
+        pytest.raises(LookupError, match="0 times"),
+        mutated(Mutation("", "cuda.gemm", "no such text", ""), "cuda.gemm"),
+    ):
+        pass
