@@ -164,6 +164,8 @@ def flat_data(array: np.ndarray) -> tuple[np.ndarray, int]:
     flags = array.flags
     if flags.carray:  # the usual case first: small calls are made of these microseconds
         return array.ravel(), 0
+    if flags.f_contiguous and flags.behaved:
+        return array.T.ravel(), 0
     if flags.c_contiguous:
         data, start = array.reshape(-1), 0
     elif any(step % array.itemsize for step in array.strides):
@@ -171,6 +173,9 @@ def flat_data(array: np.ndarray) -> tuple[np.ndarray, int]:
     elif array.size == 0:
         data, start = np.empty(0, array.dtype), 0
     else:
+        turned = array.transpose(sorted(range(array.ndim), key=array.strides.__getitem__, reverse=True))
+        if turned.flags.carray:  # a view of a whole array, its axes in another order
+            return turned.ravel(), 0
         steps = flat_steps(array.shape, array.strides, array.itemsize)
         back = tuple(slice(None, None, -1) if step < 0 else slice(None) for step in steps)
         reach = [(size - 1) * abs(step) for step, size in zip(steps, array.shape, strict=True)]

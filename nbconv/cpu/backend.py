@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -68,9 +69,12 @@ def _may_leave_out(spec: ConvSpec) -> bool:
 
 
 def _is_finite(weight: np.ndarray) -> bool:
-    """Say whether no weight is infinite or NaN: either shows in the sum. A sum that overflows only costs time."""
+    """Say whether no weight is infinite or NaN: either shows in a sum. One that overflows by itself only costs time."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(weight.sum(dtype=compute_dtype(weight.dtype))))
+        if weight.itemsize > 2 and weight.flags.forc:
+            flat, _ = flat_data(weight)
+            return isfinite(flat.dot(flat))
+        return isfinite(weight.sum(dtype=compute_dtype(weight.dtype)))
 
 
 @lru_cache(maxsize=1024)
