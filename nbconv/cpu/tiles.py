@@ -40,7 +40,7 @@ _NARROW_ROWS = {1: 9, 2: 12, 3: 9, 4: 6}
 # Dot tiles: columns -> rows. Each vector along the reduction is loaded once for all columns of its row.
 _DOT_ROWS = {32: {1: 12, 2: 10, 3: 8, 4: 6, 5: 5, 6: 4, 7: 3, 8: 3}, 16: {1: 8, 2: 5, 3: 3, 4: 2}}
 # Tiles of small groups: vectors -> rows. The rows of x stay in registers beside the sums.
-_GROUPED_ROWS = {32: {1: 14, 2: 7}, 16: {1: 5, 2: 3}}
+_GROUPED_ROWS = {32: {1: 12, 2: 6}, 16: {1: 5, 2: 3}}
 _GROUPS_IN_VECTOR = 4
 # Depthwise tiles load one vector for each multiply-add, whatever their shape; these keep the weights in registers.
 _DEPTHWISE_ROWS = {32: {1: 14, 2: 12, 3: 8, 4: 6}, 16: {1: 8, 2: 4, 3: 3}}
