@@ -186,7 +186,6 @@ print(found, len(written))  # the watch itself sees what is written
     assert python(code) == "[] 1"
 
 
-
 def test_star_import_and_dir_agree_with_all() -> None:
     assert set(nbconv.__all__) <= set(dir(nbconv))
     for name in nbconv.__all__:

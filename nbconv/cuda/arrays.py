@@ -221,6 +221,7 @@ def upload(array: np.ndarray, device: int) -> DeviceArray:
     """Copy an array of the host to the current device, whose number is `device`."""
     kind = words(array.dtype.name)
     copy = cuda.to_device(np.ascontiguousarray(array).view(kind))
+    wait(cuda.default_stream())  # its end, which other streams do not wait for, may still be under way
     pointer = 0 if SIMULATED else copy.__cuda_array_interface__["data"][0]
     steps = packed_steps(array.shape)
     dtype = array.dtype
