@@ -12,7 +12,7 @@ needs_compiler()
 
 from tests.cuda.checks import sass  # noqa: E402
 from tests.cuda.checks.artifacts import compile_side_by_side  # noqa: E402
-from tests.cuda.checks.listing import STATIC_SHARED, Entry, entries  # noqa: E402
+from tests.cuda.checks.listing import STATIC_SHARED, Entry, entries, kernels_of_package  # noqa: E402
 from tests.cuda.checks.toolchain import ARCHITECTURES, SM_80, Architecture  # noqa: E402
 
 RESERVED_SHARED = 1024  # bytes that sm_90 keeps for itself
@@ -25,6 +25,10 @@ each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=l
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
     compile_side_by_side()
+
+
+def test_every_kernel_is_listed() -> None:
+    assert {entry.kernel for entry in entries()} == kernels_of_package()
 
 
 @each_architecture

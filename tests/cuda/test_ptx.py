@@ -17,7 +17,7 @@ from tests.cuda.lanes import needs_compiler
 
 needs_compiler()
 
-from nbconv.cuda import grad_gemm  # noqa: E402
+from nbconv.cuda import gemm_tiles, grad_gemm  # noqa: E402
 from tests.cases import CASES, Case  # noqa: E402
 from tests.cuda.checks.artifacts import compile_side_by_side  # noqa: E402
 from tests.cuda.checks.listing import Entry, product_entries, slice_entries  # noqa: E402
@@ -119,6 +119,21 @@ def test_products_have_no_bank_conflicts(entry: Entry) -> None:
     assert not report.conflicts
 
 
+WIDE_TILES = [entry for entry in UNMASKED if entry.hot == "FFMA" and entry.share >= 0.85]
+
+
+@pytest.mark.parametrize("entry", WIDE_TILES, ids=name_of)
+def test_multiplications_are_most_of_the_work(entry: Entry) -> None:
+    """Of what is really executed: two lengths of the reduction tell what a slice of it costs."""
+    sizes, columns = gemm_tiles.TILES[entry.tile], 64
+    steps = []
+    for channels in (64, 128):
+        problem = Problem(_case("conv1d", (1, sizes.rows, channels), (columns, channels, 1)), DTYPES["float32"])
+        steps.append(problem.run(entry.artifacts.ptx(), entry.grid(problem.geometry))[1].steps)
+    multiplications = 64 * sizes.rows * sizes.columns / sizes.threads
+    assert multiplications / (steps[1] - steps[0]) >= entry.share
+
+
 @pytest.mark.parametrize("entry", list(slice_entries()), ids=name_of)
 def test_slices_of_the_weight_gradient_are_exact(entry: Entry) -> None:
     ran = 0
@@ -146,10 +161,12 @@ def device() -> Iterator[Device]:
 
 
 SMOKE = [case for case in CASES if "smoke" in case.tags]
+PACKAGE = [(case, dtype) for case in SMOKE for dtype in ("float32", "bfloat16")]
+PACKAGE += [(case, ("float32", "float16", "bfloat16")[i % 3]) for i, case in enumerate([*RAGGED, *DEPTHWISE])]
+PACKAGE += [(case, "float64") for case in SMOKE[::7]]
 
 
-@pytest.mark.parametrize("case", SMOKE, ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("case", "dtype"), PACKAGE, ids=str)
 def test_package(device: Device, case: Case, dtype: str) -> None:
     """Forward and all gradients through the public functions; arrays are brought there and back."""
     x, weight, bias = arrays_of(case, DTYPES[dtype])
@@ -161,3 +178,10 @@ def test_package(device: Device, case: Case, dtype: str) -> None:
     here = backward(grad_output, x, weight, **case.params)
     for name in ("x", "weight", "bias"):
         assert_equal(getattr(there, name), getattr(here, name).astype(np.float64), name)
+
+
+def test_package_used_every_kind_of_kernel(device: Device) -> None:
+    """Run after the tests above: their launches are counted."""
+    used = {name.split("_")[0] for name, _ in device.launches}
+    expected = {"tf32x3", "bf16", "f16", "product", "slide", "stride", "grad", "weight", "sum", "bias", "fold", "pack"}
+    assert expected <= used, expected - used

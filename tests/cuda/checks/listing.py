@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from nbconv.cuda import depthwise, gemm, gemm_tiles, general, grad_gemm, grad_general, packing, plan, tensor_core
+from nbconv.cuda import (
+    depthwise,
+    depthwise_grad,
+    gemm,
+    gemm_tiles,
+    general,
+    grad_gemm,
+    grad_general,
+    packing,
+    plan,
+    tensor_core,
+)
 from nbconv.cuda.table import channelwise
 from nbconv.geometry import Geometry
 from tests.cuda.checks.artifacts import Artifacts, artifacts
@@ -180,9 +193,22 @@ def general_entries() -> Iterator[Entry]:
             packing.pack_operands: (x, x, x, compute, table, table, compute.dtype),
             packing.copy_strided: (x, x, table),
         }
+        if dtype != "float64":
+            of_kernel |= {depthwise_grad.weight_slices: slice_types(dtype), packing.widen_numbers: (x, compute)}
         for kernel, arguments in of_kernel.items():
             family = "general" if kernel in (general.product_wide, general.product_narrow) else ""
             yield Entry(kernel, arguments, dtype, 256, 1, family=family)
+
+
+def kernels_of_package() -> set[Any]:
+    """Find every kernel of the package's modules."""
+    import nbconv.cuda
+
+    found = set()
+    for module in pkgutil.iter_modules(nbconv.cuda.__path__):
+        names = vars(importlib.import_module(f"nbconv.cuda.{module.name}")).values()
+        found |= {value for value in names if getattr(value, "targetoptions", {}).get("device") is False}
+    return found
 
 
 @cache
