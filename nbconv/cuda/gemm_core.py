@@ -105,8 +105,7 @@ def product(
         else:
             copy_wait1()
         cuda.syncthreads()
-        write = int32(read - stage_size)
-        write = int32(write + ring) if write < 0 else write
+        write = next_stage(read, stage_size, stages, stages - 1)
         if remaining >= stages:
             channel = copy_left(
                 shared, int32(write + to_left), 4 * threads, 8 * m_tile, x, table, fields, channel, last_channel, rows,
@@ -117,12 +116,21 @@ def product(
             )
         copy_commit()
         multiply(shared, read, reading, m_tile, n_tile, sums)
-        read = int32(read + stage_size)
-        read = int32(0) if read == int32(ring) else read
+        read = next_stage(read, stage_size, stages, 1)
         remaining = int32(remaining - 1)
     copy_wait0()
     cuda.syncthreads()
     finish(bias, residual, y, table, shared, ring, sums, m_tile, n_tile, threads, pad, lay)
+
+
+@inlined
+def next_stage(stage, stage_size, stages, steps):
+    """Give the place in the ring of the stage that comes `steps` after one."""
+    if stages == 2:
+        return int32(stage_size - stage)
+    ring = stages * stage_size
+    stage = int32(stage + steps * stage_size)
+    return int32(stage - ring) if stage >= ring else stage
 
 
 @inlined

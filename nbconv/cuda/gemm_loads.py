@@ -20,7 +20,6 @@ from .driver import cuda, inlined
 from .intrinsics import copy4, copy16, fresh, load_half, load_int, store_half, store_int
 
 OUTSIDE = -(2**30)  # an address that stays negative whatever channel is added
-NOWHERE = -(2**31)  # a line that stays negative whatever tap is added
 BEYOND = 2**31  # a place in the weights that stays beyond every end
 # What a thread keeps of its walk, besides the channel and the rows' addresses, which change all the time: number `f`
 # stands at `walk[own + f * stride]`, in shared memory where registers are short, else in a local array.
@@ -81,7 +80,6 @@ def start_walk(table, fields, first, step, rows, limit, walk, own, stride):
         sample, h, w = split_row(table, fields, m)
         line = int32(sample * table[T.SIZE_H]) if m < limit else int32(-1)
         h = int32(h * load_int(table, fields, T.STRIDE_H) - load_int(table, fields, T.LO_H))
-        h = h if m < limit else int32(NOWHERE)
         w = int32(w * load_int(table, fields, T.STRIDE_W) - load_int(table, fields, T.LO_W))
         store_int(walk, own, (LINE + r * ROW_FIELDS) * stride, line)
         store_int(walk, own, (TOP + r * ROW_FIELDS) * stride, h)
@@ -102,10 +100,8 @@ def place_rows(table, fields, tap_h, tap_w, rows, walk, own, stride, address, ma
         if masked:
             h = inside(h, height, table[T.PADDING_MODE])
             w = inside(w, width, table[T.PADDING_MODE])
+        outside = ended | (line < 0) | (uint32(h) >= uint32(height)) | (uint32(w) >= uint32(width))
         place = int32(int32(int32(int32(line + h) * width) + w) * table[T.C_IN])
-        outside = ended or uint32(h) >= uint32(height) or uint32(w) >= uint32(width)
-        if masked:  # padding that repeats data may lead from nowhere to somewhere
-            outside = outside or line < 0
         address[r] = int32(OUTSIDE) if outside else place
 
 
@@ -153,14 +149,14 @@ def copy_left(
                     start = int32(address[r] + channel)
                     row = int32(to + r * row_step)
                     if chunk == 4:
-                        copy4(shared, int32(row + number), x, start, address[r] >= 0)
+                        copy4(shared, int32(row + number), x, start, address[r] != OUTSIDE)
                     else:
-                        copy_half(shared, int32(2 * row + number), x, start, address[r] >= 0)
+                        copy_half(shared, int32(2 * row + number), x, start, address[r] != OUTSIDE)
                 number = int32(number + 1)
         else:
             channel = advance(table, fields, channel, int32(2 * chunk), end, rows, walk, own, stride, address, masked)
             for r in range(rows):
-                copy16(shared, int32(to + r * row_step), x, int32(address[r] + channel), address[r] >= 0)
+                copy16(shared, int32(to + r * row_step), x, int32(address[r] + channel), address[r] != OUTSIDE)
         more = to != last
         to = int32(to + half_step)
     return channel

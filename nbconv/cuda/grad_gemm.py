@@ -79,7 +79,7 @@ def copy_windows(shared, to, to_step, windows, table, fields, step, copies, posi
         if masked:
             at = inside(at, width, mode)
         start = int32(int32(position[3] + int32(at * table[T.C_IN])) + offset)
-        valid = position[3] >= 0 and uint32(at) < uint32(width) and position[4] > 0
+        valid = (position[3] != OUTSIDE) & (uint32(at) < uint32(width)) & (position[4] > 0)
         if masked:
             copy4(shared, to, windows, start, valid)
         else:
