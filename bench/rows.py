@@ -53,16 +53,16 @@ def print_rows(rows: Sequence[Row], busy: bool) -> None:
 def write_json(path: Path, machine: Mapping[str, Any], kinds: Mapping[str, Any], rows: Sequence[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": machine, "kinds": kinds, "rows": [asdict(row) for row in rows]}
-    path.write_text(json.dumps(_rounded(content), indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(rounded(content), indent=1) + "\n", encoding="utf-8")
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Keep five digits of every number: more are noise."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, Mapping):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    return [_rounded(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {key: rounded(inner) for key, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def draw(path: Path, machine: Mapping[str, Any], rows: Sequence[Row]) -> str:

@@ -21,21 +21,17 @@ from tests.cuda.checks.listing import Entry, entries  # noqa: E402
 from tests.cuda.checks.mutants import Mutation, mutated  # noqa: E402
 from tests.cuda.checks.problems import Problem, SliceProblem  # noqa: E402
 from tests.cuda.checks.ptx_memory import Fault  # noqa: E402
+from tests.cuda.checks.shapes import layer  # noqa: E402
 from tests.cuda.checks.toolchain import compile_kernel  # noqa: E402
 from tests.helpers import DTYPES  # noqa: E402
 
-
-def _case(op: str, x: tuple[int, ...], weight: tuple[int, ...], **params: Any) -> Case:
-    return Case(op, x, weight, params)
-
-
 # Rows, columns and reduction end inside of tiles; groups, strides, dilations and lines of the image all differ.
-DENSE = _case("conv2d", (2, 7, 9, 16), (24, 8, 3, 3), groups=2, stride=(1, 2), dilation=(2, 1), padding=(2, 1))
-PHASES = _case("conv_transpose1d", (2, 21, 8), (8, 12, 7), stride=3, padding=2, output_padding=1)
-ODD = _case("conv1d", (2, 35, 6), (22, 3, 3), groups=2, padding=((3, 1),), stride=2)
-REFLECTED = _case("conv1d", (2, 35, 8), (12, 8, 4), padding=3, padding_mode="reflect")
-LONG = _case("conv1d", (2, 400, 12), (12, 1, 3), groups=12, padding=1)
-LAYERED = _case("conv2d", (2, 5, 19, 8), (8, 1, 3, 3), groups=8, padding=(1, 2), dilation=(1, 2))
+DENSE = layer("conv2d", (2, 7, 9, 16), (24, 8, 3, 3), groups=2, stride=(1, 2), dilation=(2, 1), padding=(2, 1))
+PHASES = layer("conv_transpose1d", (2, 21, 8), (8, 12, 7), stride=3, padding=2, output_padding=1)
+ODD = layer("conv1d", (2, 35, 6), (22, 3, 3), groups=2, padding=((3, 1),), stride=2)
+REFLECTED = layer("conv1d", (2, 35, 8), (12, 8, 4), padding=3, padding_mode="reflect")
+LONG = layer("conv1d", (2, 400, 12), (12, 1, 3), groups=12, padding=1)
+LAYERED = layer("conv2d", (2, 5, 19, 8), (8, 1, 3, 3), groups=8, padding=(1, 2), dilation=(1, 2))
 
 
 class Mutant(NamedTuple):

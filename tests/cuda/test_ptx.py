@@ -23,6 +23,7 @@ from tests.cuda.checks.artifacts import compile_side_by_side  # noqa: E402
 from tests.cuda.checks.listing import Entry, product_entries, slice_entries  # noqa: E402
 from tests.cuda.checks.pretend_device import Device, pretended_device  # noqa: E402
 from tests.cuda.checks.problems import Problem, SliceProblem, geometry_of  # noqa: E402
+from tests.cuda.checks.shapes import DEPTHWISE, RAGGED, layer  # noqa: E402
 from tests.helpers import (  # noqa: E402
     DTYPES,
     arrays_of,
@@ -39,41 +40,6 @@ from tests.helpers import (  # noqa: E402
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
     compile_side_by_side()
-
-
-def _case(op: str, x: tuple[int, ...], weight: tuple[int, ...], **params: Any) -> Case:
-    return Case(op, x, weight, params)
-
-
-# Each ends in the middle of a tile in one way or several: rows, columns, the reduction.
-RAGGED = [
-    _case("conv1d", (2, 70, 16), (40, 16, 3), padding=1),
-    _case("conv1d", (1, 61, 24), (136, 24, 5), stride=2, padding=((3, 1),), dilation=2),
-    _case("conv2d", (2, 9, 11, 8), (72, 8, 3, 3), padding=(1, 2), stride=(1, 2)),
-    _case("conv2d", (1, 7, 30, 16), (24, 8, 3, 2), groups=2, dilation=(2, 1), padding=(2, 0)),
-    _case("conv_transpose1d", (2, 50, 8), (8, 36, 7), stride=3, padding=2, output_padding=1),
-    _case("conv_transpose2d", (1, 6, 7, 16), (16, 10, 2, 3), stride=(3, 2), groups=2),
-    _case("conv1d", (300, 1, 8), (33, 8, 1)),
-    # For those that follow x must be read number by number.
-    _case("conv1d", (2, 70, 5), (40, 5, 3), padding=2, stride=2),
-    _case("conv1d", (1, 61, 6), (70, 3, 4), groups=2, dilation=3, padding=4),
-    _case("conv1d", (2, 40, 8), (17, 8, 4), padding=3, padding_mode="reflect"),
-    _case("conv2d", (1, 9, 11, 3), (136, 3, 3, 3), padding=(1, 2), padding_mode="circular"),
-    _case("conv2d", (1, 9, 11, 7), (9, 7, 3, 3), padding=(3, 1), padding_mode="replicate", stride=2),
-    _case("conv_transpose1d", (1, 40, 10), (10, 20, 5), stride=2, dilation=3),
-]
-DEPTHWISE = [
-    _case("conv1d", (2, 41, 12), (12, 1, 3), groups=12, padding=1),
-    _case("conv1d", (1, 30, 140), (140, 1, 5), groups=140, padding="causal", dilation=3),
-    _case("conv1d", (2, 41, 8), (8, 1, 5), groups=8, stride=2, padding=2),
-    _case("conv1d", (2, 19, 8), (8, 1, 4), groups=8, padding=3, padding_mode="reflect"),
-    _case("conv1d", (2, 19, 8), (8, 1, 4), groups=8, padding=3, padding_mode="circular", stride=3),
-    _case("conv2d", (2, 7, 11, 16), (16, 1, 3, 3), groups=16, padding=1),
-    _case("conv2d", (1, 7, 11, 4), (4, 1, 3, 2), groups=4, padding=(2, 1), stride=2, padding_mode="replicate"),
-    _case("conv2d", (1, 9, 10, 4), (4, 1, 3, 3), groups=4, stride=(2, 1), dilation=(1, 2), padding=2),
-    _case("conv_transpose1d", (2, 9, 8), (8, 1, 4), groups=8, stride=2, padding=1),
-    _case("conv_transpose2d", (1, 5, 4, 8), (8, 1, 3, 3), groups=8, stride=(2, 3), output_padding=1),
-]
 
 
 def _runs() -> Iterator[tuple[Entry, Case]]:
@@ -128,7 +94,7 @@ def test_multiplications_are_most_of_the_work(entry: Entry) -> None:
     sizes, columns = gemm_tiles.TILES[entry.tile], 64
     steps = []
     for channels in (64, 128):
-        problem = Problem(_case("conv1d", (1, sizes.rows, channels), (columns, channels, 1)), DTYPES["float32"])
+        problem = Problem(layer("conv1d", (1, sizes.rows, channels), (columns, channels, 1)), DTYPES["float32"])
         steps.append(problem.run(entry.artifacts.ptx(), entry.grid(problem.geometry))[1].steps)
     multiplications = 64 * sizes.rows * sizes.columns / sizes.threads
     assert multiplications / (steps[1] - steps[0]) >= entry.share

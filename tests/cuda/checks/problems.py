@@ -62,21 +62,25 @@ class Problem:
         y = y if self.added is None else y + self.added.astype(np.float64)
         return y if self.activation is None else reference.ACTIVATIONS[self.activation](y)
 
+    def operands(self, parameter: float = 0.0) -> tuple[Array, Array, Array, Array | None, Array]:
+        """Give x, packed weight, bias, residual and table as a kernel takes them."""
+        geometry = self.geometry
+        bias = np.zeros(geometry.c_out + 1, compute_dtype(self.dtype))
+        bias[:-1] = 0 if self.bias is None else self.bias
+        bias[-1] = parameter
+        packed = stored(pack(geometry, self.weight))
+        return stored(self.x), packed, bias, None if self.added is None else stored(self.added), self.table
+
     def run(self, ptx: str, grid: Grid, parameter: float = 0.0) -> tuple[Array, Report]:
         """Interpret a kernel; gives y, of the storage dtype, NaN where nothing was written."""
         blocks, threads, shared = grid
-        geometry, compute = self.geometry, compute_dtype(self.dtype)
         memory = GlobalMemory()
-        bias = np.zeros(geometry.c_out + 1, compute)
-        bias[:-1] = 0 if self.bias is None else self.bias
-        bias[-1] = parameter
-        y = memory.add(stored(np.full(geometry.output_shape, np.nan, self.dtype)), "write")
-        added = y if self.added is None else memory.add(stored(self.added))
-        packed = stored(pack(geometry, self.weight))
-        x, weight = memory.add(stored(self.x)), memory.add(packed)
-        arguments = [x, weight, memory.add(bias), added, y, memory.add(self.table)]
+        x, weight, bias, added, table = self.operands(parameter)
+        y = memory.add(stored(np.full(self.geometry.output_shape, np.nan, self.dtype)), "write")
+        residual = y if added is None else memory.add(added)
+        arguments = [memory.add(x), memory.add(weight), memory.add(bias), residual, y, memory.add(table)]
         report = launch(ptx, blocks, threads, arguments, memory, dynamic_shared=shared)
-        return y.content().view(self.dtype).reshape(geometry.output_shape), report
+        return y.content().view(self.dtype).reshape(self.geometry.output_shape), report
 
 
 @dataclass
@@ -106,14 +110,22 @@ class SliceProblem:
             taps.append(np.einsum("pgc,pgo->gco", left, right))
         return np.stack(taps, 1)
 
+    def arrays(self) -> tuple[Array, Array, Array]:
+        """Give windows, points and the table as a kernel takes them."""
+        return stored(self.windows), stored(self.points), build_table(self.geometry)
+
+    def total(self, partial: Array, slices: int) -> Array:
+        """Add the slices up, as `expected` gives them."""
+        geometry = self.geometry
+        shape = (slices, geometry.groups, -1, geometry.c_in // geometry.groups, geometry.c_out // geometry.groups)
+        return partial.astype(np.float64).reshape(shape).sum(0)
+
     def run(self, ptx: str, grid: Grid, slices: int, rows_of_slice: int) -> tuple[Array, Report]:
         """Interpret a kernel; gives the sum of its slices, NaN where nothing was written."""
         blocks, threads, shared = grid
-        memory, geometry = GlobalMemory(), self.geometry
-        shape = (slices, geometry.groups, -1, geometry.c_in // geometry.groups, geometry.c_out // geometry.groups)
-        count = slices * int(np.prod(self.case.weight_shape))
-        partial = memory.add(np.full(count, np.nan, np.float32), "write")
-        arrays = [memory.add(stored(self.windows)), memory.add(stored(self.points)), partial]
-        arguments = [*arrays, memory.add(build_table(geometry)), rows_of_slice]
+        memory = GlobalMemory()
+        partial = memory.add(np.full(slices * int(np.prod(self.case.weight_shape)), np.nan, np.float32), "write")
+        windows, points, table = map(memory.add, self.arrays())
+        arguments = [windows, points, partial, table, rows_of_slice]
         report = launch(ptx, blocks, threads, arguments, memory, dynamic_shared=shared)
-        return partial.content().astype(np.float64).reshape(shape).sum(0), report
+        return self.total(partial.content(), slices), report
