@@ -16,7 +16,7 @@ from bench.gpu_shapes import DENSE, DEPTHWISE, GOALS, PASSES, TINY, least_bytes,
 from nbconv.geometry import bind
 from tests.cases import Case
 from tests.cuda.lanes import SIMULATED
-from tests.helpers import optional
+from tests.helpers import arrays_of, assert_equal, expected_of, optional, rng_for, whole_numbers
 
 LAYERS = [*DENSE, *DEPTHWISE, TINY]
 
@@ -105,6 +105,37 @@ def test_no_device_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with mock.patch.dict("sys.modules", {"nbconv.cuda.driver": fake}):
         assert gpu.main([]) == 2
     assert message in capsys.readouterr().err
+
+
+PEERS = [
+    Case("conv1d", (2, 11, 6), (4, 3, 3), {"padding": 2, "stride": 2, "groups": 2, "dilation": 2}),
+    Case("conv2d", (1, 7, 8, 4), (6, 4, 3, 2), {"padding": (1, 0), "stride": (1, 2)}),
+    Case("conv2d", (1, 7, 8, 4), (4, 1, 3, 3), {"padding": 1, "groups": 4}),
+    Case("conv_transpose1d", (2, 9, 4), (4, 3, 4), {"padding": 1, "stride": 3, "output_padding": 1}),
+    Case("conv_transpose2d", (1, 4, 5, 4), (4, 6, 2, 2), {"stride": 2}),
+]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("case", PEERS, ids=str)
+def test_peers_compute_the_same(case: Case) -> None:
+    """PyTorch's calls on tensors of the host."""
+    torch = optional("torch", "NBCONV_REQUIRE_TORCH")
+    from bench.gpu_torch import Torch
+
+    arrays = arrays_of(case)
+    grad_output = whole_numbers(rng_for(case, "grad_output"), output_shape(case))
+    tensors = tuple(map(torch.from_numpy, (*arrays, grad_output)))
+    grads = getattr(nbconv, f"{case.op}_backward")(grad_output, *arrays[:2], **case.params)
+    expected = {"forward": expected_of(case, *arrays), "grad_x": grads.x, "grad_weight": grads.weight}
+    for what in PASSES:
+        calls = Torch(torch).calls(case, what, tensors, tf32=False)
+        assert len(calls) == 3 - case.ndim
+        for name, call in calls.items():
+            result = call().numpy()
+            if name.startswith("conv2d") and what != "grad_weight":
+                result = result.transpose(0, 2, 3, 1)
+            assert_equal(result.reshape(expected[what].shape), expected[what].astype(np.float64), f"{name} {what}")
 
 
 # ---- on a pretended device ------------------------------------------------------------------------------------------
