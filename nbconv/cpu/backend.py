@@ -131,39 +131,51 @@ def run_plan(
     residual: np.ndarray | None,
 ) -> None:  # fmt: skip
     """Compute into `y` as planned for arrays of these shapes and strides."""
-    if plan.jobs == 0:
-        return
-    if plan.merged > 1:
-        bias = np.tile(bias, plan.merged)
-    x_data, x_start = flat_data(x if weights.finite else _readable(x, weights))
+    if plan.jobs:
+        x = x if weights.finite else _readable(x, weights)
+        _launch(plan, x, weights.data, weights.start, _repeated(bias, plan.merged), y, activation, residual)
+
+
+def _repeated(bias: np.ndarray, times: int) -> np.ndarray:
+    return bias if times == 1 else np.concatenate([bias] * times)
+
+
+def _launch(
+    plan: Plan, x: np.ndarray, w_data: np.ndarray, w_start: int, bias: np.ndarray, y: np.ndarray, activation: int,
+    residual: np.ndarray | None,
+) -> None:  # fmt: skip
+    x_data, x_start = flat_data(x)
     y_data, y_start = flat_data(y)
     added, added_start, addition_address = y_data, y_start, NOTHING
     if residual is not None:
         # It is read at the places of y.
         same = residual if residual.strides == y.strides else _laid_as(y, residual)
         (added, added_start), addition_address = flat_data(same), addition(y.dtype.name)
-    scratch = take(bias.dtype, plan.workers * plan.work_size, plan.workers * plan.notes_size)
-    launch(
-        convolve, plan.jobs, plan.flops,
-        x_data, x_start, weights.data, weights.start, bias, added, added_start, y_data, y_start, activation,
-        addition_address, plan.table, scratch.numbers, scratch.integers,
+    scratch = take(bias.dtype, plan.work_size, plan.notes_size)
+    arguments = (
+        x_data, x_start, w_data, w_start, bias, added, added_start, y_data, y_start, activation, addition_address,
+        plan.table, scratch.numbers, scratch.integers,
     )  # fmt: skip
+    if plan.is_one_call:
+        convolve.serial(0, plan.jobs, 1, *arguments)
+    else:
+        launch(convolve, plan.jobs, plan.flops, *arguments)
     give_back(scratch)
 
 
-class ReadyLayer(NamedTuple):
+class ReadyLayer:
     """A layer's call on x of one shape and memory layout, all else known."""
 
-    geometry: Geometry
-    plan: Plan
-    weights: Weights
-    bias: np.ndarray
-    activation: int
+    def __init__(self, plan: Plan, weights: Weights, bias: np.ndarray, activation: int) -> None:
+        self.plan, self.shape = plan, plan.output_shape
+        self.operands = weights.data, weights.start, _repeated(bias, plan.merged)
+        self.activation = activation
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Compute into a new array."""
-        y = np.empty(self.plan.output_shape, x.dtype)
-        run_plan(self.plan, x, self.weights, self.bias, y, self.activation, None)
+        y = np.empty(self.shape, x.dtype)
+        if self.plan.jobs:
+            _launch(self.plan, x, *self.operands, y, self.activation, None)
         return y
 
 

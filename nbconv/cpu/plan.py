@@ -13,6 +13,7 @@ import numpy as np
 
 from ..geometry import UNIT_PHASE, Axis, Geometry
 from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, Slide, kind_lanes, sliding_kernel, tile_kernel
+from ..runtime.threads import is_one_call
 from . import tables as T
 from .layout import InPlace, Layout, Packed
 from .panels import padded_row
@@ -31,11 +32,12 @@ class Plan:
     """The call's row and all others, as `tables` names them."""
     jobs: int
     flops: int
+    is_one_call: bool
+    """Whether it is so small that nothing is to be decided at each launch."""
     work_size: int
-    """Numbers of scratch for each worker."""
+    """Numbers of scratch for all workers."""
     notes_size: int
-    """Integers of scratch for each worker."""
-    workers: int
+    """Integers of scratch for all workers."""
     output_shape: tuple[int, ...]
     merged: int
     """Copies of the bias that the widest phase needs side by side."""
@@ -154,13 +156,15 @@ class _Builder:
             p.h.axis.taps * p.w.axis.taps * p.h.axis.out * p.w.axis.out * sum(c[T.COLUMNS] for c in p.columns)
             for p in self.phases
         )
+        workers = max(1, min(self.workers, jobs))
+        flops = 2 * self.geometry.n * self.group_channels * outputs_times_taps
         return Plan(
             np.array([*call, *itertools.chain(*rows), *table.numbers], np.int64),
             jobs if any(phase.columns for phase in self.phases) else 0,
-            2 * self.geometry.n * self.group_channels * outputs_times_taps,
-            call[T.WORK_SIZE],
-            call[T.NOTES_SIZE],
-            max(1, min(self.workers, jobs)),
+            flops,
+            is_one_call(jobs, flops),
+            call[T.WORK_SIZE] * workers,
+            call[T.NOTES_SIZE] * workers,
             self.geometry.output_shape,
             max(self.layout.merged),
         )

@@ -25,7 +25,7 @@ from .jit import Twins
 from .processors import affinity, cpu_quota
 from .threading_layer import TORN, Layer, choose_layer
 
-__all__ = ["get_num_threads", "launch", "num_threads", "set_num_threads", "threading_info"]
+__all__ = ["get_num_threads", "is_one_call", "launch", "num_threads", "set_num_threads", "threading_info"]
 
 _SLICE_SECONDS = 0.1  # between two looks at Ctrl-C
 _SLICE_WORK = 200_000_000  # of unknown speed: a millisecond on vector units, a fifth of a second on bad days
@@ -175,9 +175,6 @@ def launch(twins: Twins[Callable[..., None]], jobs: int, work: int, *arguments: 
     workers = min(get_num_threads(), jobs)
     layer = _chosen_layer() if workers > 1 else None
     if layer is None or work < layer.least_work:
-        if work <= _SLICE_WORK:
-            twins.serial(0, jobs, 1, *arguments)
-            return
         _run_slices(twins, None, jobs, 1, work, arguments)
     elif workers >= int(numba.config.NUMBA_NUM_THREADS):
         _run_slices(twins, layer, jobs, workers, work, arguments)
@@ -189,6 +186,12 @@ def launch(twins: Twins[Callable[..., None]], jobs: int, work: int, *arguments: 
             _run_slices(twins, layer, jobs, workers, work, arguments)
         finally:
             numba.set_num_threads(before)
+
+
+def is_one_call(jobs: int, work: int) -> bool:
+    """Say whether `launch` would run all jobs in one call of the serial twin, as a caller in a hurry may do itself."""
+    alone = min(get_num_threads(), jobs) == 1 or work < _chosen_layer().least_work
+    return alone and work <= _SLICE_WORK
 
 
 def _run_slices(
