@@ -16,16 +16,18 @@ from tests.cases import Case
 from tests.helpers import Array, assert_equal, case_params, real_numbers
 from tests.test_backward import backward, data_of, oracle
 
+SMOKE = frozenset({"smoke"})
+
 # Few positions, many narrow channels: small kernels and long, several blocks of columns, several runs of terms.
 FEW = [
-    Case("conv1d", (1, 4, 129), (128, 129, 3), {"padding": 1}),
+    Case("conv1d", (1, 4, 129), (128, 129, 3), {"padding": 1}, tags=SMOKE),
     Case("conv1d", (1, 640, 1), (258, 1, 256), {"stride": 128}),
     Case("conv1d", (2, 9, 20), (150, 20, 7), {"padding": 3, "stride": 2, "dilation": 2}),
     Case("conv1d", (3, 15, 10), (300, 10, 5), {"padding": "causal"}),
-    Case("conv1d", (12, 8), (90, 8, 3), {"padding": ((2, 0),)}),
+    Case("conv1d", (12, 8), (90, 8, 3), {"padding": ((2, 0),)}, tags=SMOKE),
     Case("conv1d", (2, 8, 5), (240, 5, 4), {"padding": ((6, 7),), "padding_mode": "reflect"}),
     Case("conv1d", (2, 8, 5), (240, 5, 4), {"padding": ((3, 8),), "padding_mode": "circular"}),
-    Case("conv1d", (2, 3, 5), (120, 5, 4), {"padding": ((9, 4),), "padding_mode": "replicate", "stride": 2}),
+    Case("conv1d", (2, 3, 5), (120, 5, 4), {"padding": ((9, 4),), "padding_mode": "replicate", "stride": 2}, tags=SMOKE),
     Case("conv1d", (1, 40, 3), (80, 3, 4), {"padding": 9, "stride": 7, "dilation": 3}),
     Case("conv2d", (1, 7, 7, 70), (400, 70, 3, 3), {"padding": 1}),
     Case("conv2d", (2, 4, 5, 6), (256, 6, 2, 3), {"padding": (1, 2), "stride": (2, 1), "padding_mode": "reflect"}),
@@ -34,7 +36,7 @@ FEW = [
 ]
 FEW_TRANSPOSED = [
     Case("conv_transpose1d", (1, 9, 90), (90, 40, 16), {"stride": 8, "padding": 4}),
-    Case("conv_transpose1d", (2, 5, 64), (64, 3, 5), {"stride": 2, "padding": 3, "output_padding": 1}),
+    Case("conv_transpose1d", (2, 5, 64), (64, 3, 5), {"stride": 2, "padding": 3, "output_padding": 1}, tags=SMOKE),
     Case("conv_transpose2d", (1, 3, 4, 80), (80, 7, 2, 3), {"stride": 2, "padding": 1, "dilation": (1, 2)}),
 ]
 
