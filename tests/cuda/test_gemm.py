@@ -16,7 +16,7 @@ from tests.helpers import assert_close, assert_equal, real_numbers, sum_toleranc
 
 needs_simulator()
 
-from nbconv.cuda import gemm, gemm_tiles, grad_gemm, intrinsics, tensor_core  # noqa: E402
+from nbconv.cuda import gemm, gemm_tiles, grad_gemm, grad_tensor, intrinsics, tensor_core  # noqa: E402
 from nbconv.cuda.table import build_table  # noqa: E402
 from nbconv.geometry import Geometry  # noqa: E402
 from tests.cuda.checks.problems import Problem, geometry_of, pack, stored  # noqa: E402
@@ -100,12 +100,12 @@ def test_precision(kind: str, error: float) -> None:
 # ---- the weight's gradient -----------------------------------------------------------------------------------------
 
 
-def grad_weight(case: Case, tile: str, masked: bool, rows_of_slice: int) -> None:
+def grad_weight(case: Case, kernel: Any, tile: str, rows_of_slice: int, dtype: np.dtype = FLOAT32) -> None:
     """Launch a kernel on whole numbers, add its slices, compare."""
     geometry = geometry_of(case)
     rng = np.random.default_rng(3)
-    x = whole_numbers(rng, case.x_shape, FLOAT32)
-    grad_output = whole_numbers(rng, geometry.output_shape, FLOAT32)
+    x = whole_numbers(rng, case.x_shape, dtype)
+    grad_output = whole_numbers(rng, geometry.output_shape, dtype)
     windows, points = (grad_output, x) if case.transposed else (x, grad_output)
     pairs = geometry.adjoint() if case.transposed else geometry
     taps = math.prod(case.weight_shape[2:])
@@ -113,7 +113,6 @@ def grad_weight(case: Case, tile: str, masked: bool, rows_of_slice: int) -> None
     grid, threads = grad_gemm.launch(pairs, tile, rows_of_slice)
     shape = (grid[2], taps, c_window, c_point)
     partial = np.full(math.prod(shape), np.nan, np.float32)
-    kernel = grad_gemm.KERNELS[tile, masked]
     kernel[grid, threads](stored(windows), stored(points), partial, build_table(pairs), np.int32(rows_of_slice))
     sums = partial.reshape(-1, pairs.groups, *shape[1:]).sum(0)  # groups, taps, windows' channels, points' channels
     actual = sums.transpose(0, 3, 2, 1).reshape(case.weight_shape)
@@ -126,7 +125,9 @@ def expected_grad_weight(case: Case, x: np.ndarray, grad_output: np.ndarray) -> 
     for place in np.ndindex(*case.weight_shape):
         unit = np.zeros(case.weight_shape, np.int64)
         unit[place] = 1
-        expected[place] = (reference.run(case.op, x.astype(np.int64), unit, None, **case.params) * grad_output).sum()
+        expected[place] = (
+            reference.run(case.op, x.astype(np.int64), unit, None, **case.params) * grad_output.astype(np.int64)
+        ).sum()
     return expected
 
 
@@ -135,17 +136,23 @@ GRAD_TRANSPOSED = Case("conv_transpose1d", (1, 21, 12), (12, 8, 3), {"padding": 
 
 @pytest.mark.parametrize("case", [STRIDED, GRAD_TRANSPOSED, EIGHTS], ids=str)
 def test_grad_weight(case: Case) -> None:
-    grad_weight(case, "64x64", False, 48 if case is STRIDED else 16)
+    grad_weight(case, grad_gemm.KERNELS["64x64", False], "64x64", 48 if case is STRIDED else 16)
 
 
 @pytest.mark.parametrize("case", [FEW_CHANNELS, REFLECTED], ids=str)
 def test_grad_weight_masked(case: Case) -> None:
-    grad_weight(case, "64x64", True, 16)
+    grad_weight(case, grad_gemm.KERNELS["64x64", True], "64x64", 16)
 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_grad_weight_large_tile(masked: bool) -> None:
-    grad_weight(EIGHTS, "128x128", masked, 32)
+    grad_weight(EIGHTS, grad_gemm.KERNELS["128x128", masked], "128x128", 32)
+
+
+@pytest.mark.parametrize("kind", tensor_core.KINDS)
+def test_grad_weight_on_tensor_cores(kind: str) -> None:
+    case = Case("conv2d", (1, 4, 5, 16), (32, 8, 3, 1), {"padding": (1, 2), "stride": (1, 2), "groups": 2})
+    grad_weight(case, grad_tensor.KERNELS[kind, "64x64"], "64x64", 32, DTYPE_OF[kind])
 
 
 # ---- choice --------------------------------------------------------------------------------------------------------
@@ -206,6 +213,14 @@ def test_slices_of_the_gradient(pairs: Geometry) -> None:
     assert (slices - 1) * rows_of_slice < positions <= slices * rows_of_slice
     numbers = slices * 3 * pairs.c_in // pairs.groups * pairs.c_out
     assert slices == 1 or numbers <= grad_gemm.MOST_PARTIAL
+
+
+def test_which_gradients_are_covered() -> None:
+    assert grad_gemm.covers(geometry_of_layer(1, 99, 8, 8))
+    assert not grad_gemm.covers(geometry_of_layer(1, 9, 8, 8))  # fewer positions than one part of a slice
+    assert grad_tensor.covers(geometry_of_layer(1, 99, 12, 12), 4)
+    assert not grad_tensor.covers(geometry_of_layer(1, 99, 12, 12), 2)
+    assert not grad_tensor.covers(geometry_of(CIRCULAR), 4)
 
 
 # ---- the twins of intrinsics that need no warp -----------------------------------------------------------------------
