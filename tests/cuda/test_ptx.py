@@ -102,19 +102,16 @@ def test_multiplications_are_most_of_the_work(entry: Entry) -> None:
 
 @pytest.mark.parametrize("entry", list(slice_entries()), ids=name_of)
 def test_slices_of_the_weight_gradient_are_exact(entry: Entry) -> None:
-    ran = 0
-    for case in RAGGED:
-        geometry = geometry_of(case)
-        if case.transposed or (grad_gemm.needs_mask(geometry) and not entry.masked):
-            continue
-        problem = SliceProblem(case)
-        rows = 2 * grad_gemm.DEPTH
+    fitting = [case for case in RAGGED if entry.fits(geometry_of(case))]
+    assert len(fitting) >= 2
+    for case in fitting:
+        problem, rows = SliceProblem(case, DTYPES[entry.dtype]), 2 * grad_gemm.DEPTH
+        geometry = problem.geometry
         blocks, threads = grad_gemm.launch(geometry, entry.tile, rows)
         slices = -(-geometry.n * int(np.prod(geometry.output_shape[1:-1])) // rows)
-        total, _ = problem.run(entry.artifacts.ptx(), (blocks, (threads, 1, 1), 0), slices, rows)
+        total, report = problem.run(entry.artifacts.ptx(), (blocks, (threads, 1, 1), 0), slices, rows)
         assert_equal(total, problem.expected(), str(case))
-        ran += 1
-    assert ran >= 4
+        assert entry.masked or not report.conflicts
 
 
 # ---- the whole package ----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from nbconv.cuda import (
     general,
     grad_gemm,
     grad_general,
+    grad_tensor,
     packing,
     plan,
     tensor_core,
@@ -30,6 +31,8 @@ from tests.cuda.checks.toolchain import ARCHITECTURES
 STORED = {"float32": "float32", "float64": "float64", "float16": "float16", "bfloat16": "uint16"}
 """Types of the public arrays, and what kernels see of them."""
 DTYPES = tuple(STORED)
+TENSOR_DTYPES = {"bf16": "bfloat16", "f16": "float16"}
+"""Of the tensor cores' arithmetic; the others are of float32."""
 
 REGISTER_FILE = 65536  # registers of a multiprocessor
 STATIC_SHARED = 48 * 1024
@@ -59,7 +62,8 @@ class Entry:
     """Of tensor cores: the arithmetic. Of depthwise products: how x is read."""
 
     def __str__(self) -> str:
-        return f"{self.kernel.py_func.__name__} {self.dtype}"
+        slices = "slices " * (self.family == "grad_tensor")
+        return f"{slices}{self.kernel.py_func.__name__} {self.dtype}"
 
     @property
     def artifacts(self) -> Artifacts:
@@ -72,12 +76,16 @@ class Entry:
         return min(255, REGISTER_FILE // (self.threads * self.blocks) // 8 * 8)
 
     def fits(self, geometry: Geometry) -> bool:
-        """Say whether a product kernel may be given this geometry."""
+        """Say whether a tiled or depthwise kernel may be given this geometry."""
+        itemsize = 4 if self.dtype == "float32" else 2
+        if self.family == "grad_gemm":
+            return not geometry.spec.transposed and (self.masked or not grad_gemm.needs_mask(geometry))
+        if self.family == "grad_tensor":
+            return not geometry.spec.transposed and grad_tensor.covers(geometry, itemsize)
         if self.family == "depthwise":
             return depthwise.covers(geometry) and self.kind == _depthwise_kind(
                 depthwise.slides(geometry), geometry.spec.padding_mode != "zeros"
             )
-        itemsize = 4 if self.dtype == "float32" else 2
         return not channelwise(geometry) and (self.masked or not gemm_tiles.needs_mask(geometry, itemsize))
 
     def grid(self, geometry: Geometry) -> Grid:
@@ -153,7 +161,7 @@ def product_entries() -> Iterator[Entry]:
             expected=reads, family="gemm", tile=tile, masked=masked,
         )  # fmt: skip
     for (kind, tile, masked), kernel in tensor_core.KERNELS.items():
-        dtype = {"bf16": "bfloat16", "f16": "float16"}.get(kind, "float32")
+        dtype = TENSOR_DTYPES.get(kind, "float32")
         copies = () if masked and dtype != "float32" else ("LDGSTS",)
         yield Entry(
             kernel, product_types(dtype), dtype, **_bounds(kernel), hot="HMMA", expected=("LDSM", *copies),
@@ -167,6 +175,12 @@ def product_entries() -> Iterator[Entry]:
 
 def slice_entries() -> Iterator[Entry]:
     """List the tiled first passes of the weight's gradient."""
+    for (kind, tile), kernel in grad_tensor.KERNELS.items():
+        dtype = TENSOR_DTYPES.get(kind, "float32")
+        yield Entry(
+            kernel, slice_types(dtype), dtype, **_bounds(kernel), hot="HMMA", expected=("LDGSTS",),
+            family="grad_tensor", tile=tile, kind=kind,
+        )  # fmt: skip
     for (tile, masked), kernel in grad_gemm.KERNELS.items():
         yield Entry(
             kernel, slice_types("float32"), **_bounds(kernel), hot="FFMA", share=0 if masked else _ffma_share(tile),

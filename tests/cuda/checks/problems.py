@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
@@ -88,11 +88,12 @@ class SliceProblem:
     """The first pass of a convolution's weight gradient: sums over slices of positions."""
 
     case: Case
+    dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
 
     def __post_init__(self) -> None:
         self.geometry = geometry_of(self.case)
-        self.windows = whole_numbers(rng_for(self.case, "x"), self.case.x_shape)
-        self.points = whole_numbers(rng_for(self.case, "grad_output"), self.geometry.output_shape)
+        self.windows = whole_numbers(rng_for(self.case, "x"), self.case.x_shape, self.dtype)
+        self.points = whole_numbers(rng_for(self.case, "grad_output"), self.geometry.output_shape, self.dtype)
 
     def expected(self) -> Array:
         """Sum over all positions: (groups, taps, c_in / groups, c_out / groups), float64."""
