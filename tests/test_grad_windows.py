@@ -27,7 +27,9 @@ FEW = [
     Case("conv1d", (12, 8), (90, 8, 3), {"padding": ((2, 0),)}, tags=SMOKE),
     Case("conv1d", (2, 8, 5), (240, 5, 4), {"padding": ((6, 7),), "padding_mode": "reflect"}),
     Case("conv1d", (2, 8, 5), (240, 5, 4), {"padding": ((3, 8),), "padding_mode": "circular"}),
-    Case("conv1d", (2, 3, 5), (120, 5, 4), {"padding": ((9, 4),), "padding_mode": "replicate", "stride": 2}, tags=SMOKE),
+    Case(
+        "conv1d", (2, 3, 5), (120, 5, 4), {"padding": ((9, 4),), "padding_mode": "replicate", "stride": 2}, tags=SMOKE
+    ),
     Case("conv1d", (1, 40, 3), (80, 3, 4), {"padding": 9, "stride": 7, "dilation": 3}),
     Case("conv2d", (1, 7, 7, 70), (400, 70, 3, 3), {"padding": 1}),
     Case("conv2d", (2, 4, 5, 6), (256, 6, 2, 3), {"padding": (1, 2), "stride": (2, 1), "padding_mode": "reflect"}),
