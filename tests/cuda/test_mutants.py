@@ -67,19 +67,21 @@ MUTANTS = [
             "tf32_64x64"),
     _mutant("barrier of some threads", CORE, SYNC + "        write =",
             "        if thread < 96:\n            cuda.syncthreads()\n        write =", TILE),
-    _mutant("copies into the slice that is read", CORE, "write = int32(read - stage_size)", "write = read", TILE),
-    _mutant("the ring does not close", CORE, "if read == int32(ring)", "if read > int32(ring)", TILE),
+    _mutant("copies into the slice that is read", CORE, "write = next_stage(read, stage_size, stages, stages - 1)",
+            "write = read", TILE),
+    _mutant("the ring does not close", CORE, "int32(stage_size - stage)", "int32(stage_size + stage)", TILE),
     # Ends.
     _mutant("no tail of the reduction", CORE, "reduction + (depth - 1)) // depth", "reduction) // depth", TILE),
     _mutant("stores one row too many", CORE, "if m < limit else int32(-1)", "if m <= limit else int32(-1)", TILE),
-    _mutant("reads one row too many", LOADS, "m < limit else", "m <= limit else", TILE, PHASES, times=2),
+    _mutant("reads one row too many", LOADS, "m < limit else", "m <= limit else", TILE, PHASES),
     _mutant("stores columns beyond the group", CORE, "        if column < limit:\n            b0, b1",
             "        if column <= limit:\n            b0, b1", TILE),
     _mutant("reads weights beyond the end", LOADS, "weight, place, place < end)", "weight, place, True)", TILE),
     # Padding.
     _mutant("padding on W inverted", LOADS, "uint32(w) >= uint32(width)", "uint32(w) < uint32(width)", TILE),
     _mutant("padding on H signed", LOADS, "uint32(h) >= uint32(height)", "h >= height", TILE),
-    _mutant("padding not filled with zeros", LOADS, "channel), address[r] >= 0)", "channel), True)", TILE),
+    _mutant("padding not filled with zeros", LOADS, "[r] + channel), address[r] != OUTSIDE)", "[r] + channel), True)",
+            TILE),
     _mutant("reflects about the edge", LOADS, "int32(2 * (size - 1) - position)", "int32(2 * size - 1 - position)",
             "ffma_64x64_masked", REFLECTED),
     _mutant("low padding added", LOADS, "- " + W.format("LO"), "+ " + W.format("LO"), TILE),
@@ -97,10 +99,13 @@ MUTANTS = [
     _mutant("chunks not swizzled", CORE, "int32(int32(thread ^ (thread >> 3)) & 1)", "int32(thread & 1)", TILE),
     _mutant("weights of the next step", "gemm", "(4 * step + k) * n_tile", "(4 * step + (k ^ 1)) * n_tile", TILE),
     # Other kernels.
-    _mutant("no barrier", "grad_gemm", "            cuda.syncthreads()\n", "", "grad_64x64"),
-    _mutant("positions of the next slice", "grad_gemm", "    limit = min(limit, int32(first + rows_of_slice))\n", "",
+    _mutant("no barrier", "grad_core", "            cuda.syncthreads()\n", "", "grad_64x64"),
+    _mutant("positions of the next slice", "grad_core", "    limit = min(limit, int32(first + rows_of_slice))\n", "",
             "grad_64x64"),
-    _mutant("adds the slice twice", "grad_gemm", "            read = write\n", "", "grad_64x64"),
+    _mutant("adds the slice twice", "grad_core", "            read = next_stage(read, stage_size, stages, 1)\n", "",
+            "grad_64x64"),
+    _mutant("swizzled otherwise than read", "tensor_fragments", "HALF_SHIFT = 8, 7, 0", "HALF_SHIFT = 8, 3, 0",
+            "bf16_64x64"),
     _mutant("reads beyond the last row", "general", "if row < rows:", "if row <= rows:", "product_wide", PHASES),
     _mutant("writes beyond the last row", "general", "end = min(rows, int32(first + int32(ROWS)))",
             "end = int32(first + int32(ROWS))", "product_wide"),
@@ -110,7 +115,7 @@ MUTANTS = [
             "if channel >= c_in:", "slide", LONG),
 ]  # fmt: skip
 
-ENTRIES = {str(entry).split()[0]: entry for entry in reversed(entries()) if entry.dtype == "float32"}
+ENTRIES = {entry.kernel.py_func.__name__: entry for entry in reversed(entries())}
 
 
 def run(entry: Entry, ptx: str, case: Case) -> tuple[np.ndarray, np.ndarray]:
