@@ -322,7 +322,7 @@ def convolve(
     if key is not None and weights.finite:
         if len(_ready) >= _READY_KEPT:
             _ready.clear()
-        _ready[key] = backend.ReadyFunction(geometry, weights.layout, plan, weight, address)
+        _ready[key] = backend.ReadyFunction(geometry, plan, weight, address)
     return y
 
 

@@ -16,12 +16,12 @@ from ..runtime.microkernel import DENSE
 from ..runtime.threads import get_num_threads, launch
 from ..runtime.workspace import give_back, take
 from .activations import activation_function
-from .layout import Layout, Packed, in_place_layout, packed_layout
+from .layout import Layout, in_place_layout, packed_layout
 from .loops import convolve
 from .memory_layout import four_steps, half_code
 from .plan import Plan, make_plan
 from .plan_rows import Memory
-from .weights import pack
+from .weights import Packing, pack, plan_packing
 
 __all__ = [
     "ReadyFunction",
@@ -51,15 +51,13 @@ class Weights(NamedTuple):
 def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, may_view: bool) -> Weights:
     """Pack the weights, or, where `may_view`, view them in place if they lie so that tiles can read them."""
     finite = not _may_leave_out(spec) or _is_finite(weight)
-    layout, steps = _layout(spec, weight.shape, weight.strides, weight.dtype, may_view, finite)
-    return _lay_out(layout, spec, weight, steps, finite)
+    return _lay_out(weight, *_layout(spec, weight.shape, weight.strides, weight.dtype, may_view, finite), finite)
 
 
-def _lay_out(layout: Layout, spec: ConvSpec, weight: np.ndarray, steps: tuple[int, ...], finite: bool) -> Weights:
+def _lay_out(weight: np.ndarray, layout: Layout, packing: Packing | None, finite: bool) -> Weights:
     data, start = flat_data(weight)
-    if isinstance(layout, Packed):
-        half, compute = half_code(weight.dtype), compute_dtype(weight.dtype)
-        data, start = pack(layout, spec, data, weight.shape, steps, start, half, compute), 0
+    if packing is not None:
+        data, start = pack(packing, data, start), 0
     return Weights(layout, data, start, finite)
 
 
@@ -80,12 +78,15 @@ def _is_finite(weight: np.ndarray) -> bool:
 @lru_cache(maxsize=1024)
 def _layout(
     spec: ConvSpec, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype, may_view: bool, finite: bool
-) -> tuple[Layout, tuple[int, ...]]:
-    """Choose how weights of these strides (in bytes) lie for the tiles; give their strides in numbers too."""
+) -> tuple[Layout, Packing | None]:
+    """Choose how weights of these strides (in bytes) lie for the tiles, and how they come there if not in place."""
     compute = compute_dtype(dtype)
     steps = flat_steps(shape, strides, dtype.itemsize)
     in_place = in_place_layout(spec, shape, steps, compute) if may_view and dtype == compute else None
-    return in_place or packed_layout(spec, shape, compute, finite), steps
+    if in_place is not None:
+        return in_place, None
+    packed = packed_layout(spec, shape, compute, finite)
+    return packed, plan_packing(packed, spec, shape, steps, dtype)
 
 
 def prepare_bias(bias: np.ndarray | None, c_out: int, dtype: np.dtype) -> np.ndarray:
@@ -182,18 +183,18 @@ class ReadyLayer:
 class ReadyFunction:
     """A function's call on arrays of one shape and memory layout each, all else known."""
 
-    def __init__(self, geometry: Geometry, layout: Layout, plan: Plan, weight: np.ndarray, activation: int) -> None:
-        self.spec, self.c_out = geometry.spec, geometry.c_out
-        self.layout, self.plan, self.activation = layout, plan, activation
-        self.steps = flat_steps(weight.shape, weight.strides, weight.itemsize)
-        self.looks, self.threads = _may_leave_out(geometry.spec), get_num_threads()
+    def __init__(self, geometry: Geometry, plan: Plan, weight: np.ndarray, activation: int) -> None:
+        spec = geometry.spec
+        self.c_out, self.plan, self.activation = geometry.c_out, plan, activation
+        self.layout = _layout(spec, weight.shape, weight.strides, weight.dtype, True, True)
+        self.looks, self.threads = _may_leave_out(spec), get_num_threads()
 
     def __call__(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
         """Compute into a new array; None where not all weights are finite, or the threads are others than then."""
         if self.threads != get_num_threads() or (self.looks and not _is_finite(weight)):
             return None
         y = np.empty(self.plan.output_shape, x.dtype)
-        weights = _lay_out(self.layout, self.spec, weight, self.steps, True)
+        weights = _lay_out(weight, *self.layout, True)
         run_plan(self.plan, x, weights, prepare_bias(bias, self.c_out, x.dtype), y, self.activation, None)
         return y
 

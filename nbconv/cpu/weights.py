@@ -8,11 +8,11 @@ blocks are transposed in registers.
 from __future__ import annotations
 
 import itertools
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays import compute_dtype
 from ..geometry import ConvSpec
 from ..runtime.jit import serial
 from ..runtime.microkernel import DENSE, DOT
@@ -20,8 +20,9 @@ from ..runtime.target import lanes
 from ..runtime.transpose import transpose_block
 from . import tables as T
 from .layout import Packed, channels_of
+from .memory_layout import half_code
 
-__all__ = ["pack"]
+__all__ = ["Packing", "pack", "plan_packing"]
 
 _TOGETHER = 1 << 16  # numbers of the weights that are read together: each line comes to L2 once for all its taps
 _WORTH_BLOCKS = 1 << 17  # numbers; those of fewer stay in cache however far apart they lie
@@ -41,7 +42,12 @@ class _Copy(NamedTuple):
     source_strides: tuple[int, ...]
 
 
-class _Tables(NamedTuple):
+class Packing(NamedTuple):
+    """How weights of one shape, memory layout and type are copied into a layout."""
+
+    size: int
+    half: int
+    dtype: np.dtype
     padded: bool
     """Whether zeros lie between."""
     copies: list[_Copy]
@@ -49,31 +55,28 @@ class _Tables(NamedTuple):
     """Arguments of `_transpose_blocks`."""
 
 
-def pack(
-    layout: Packed, spec: ConvSpec, weight: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ...], start: int,
-    half: int, dtype: np.dtype,
-) -> np.ndarray:  # fmt: skip
-    """Copy flat `weight`, whose shape and strides in numbers are given, into `layout`; half types are widened."""
-    if half == T.FLOAT16:
+def pack(packing: Packing, weight: np.ndarray, start: int) -> np.ndarray:
+    """Copy flat `weight`, which begins at `start`; half types are widened."""
+    dtype = packing.dtype
+    if packing.half == T.FLOAT16:
         weight = weight.view(np.float16).astype(dtype)
-    elif half == T.BFLOAT16:
+    elif packing.half == T.BFLOAT16:
         weight = (weight.astype(np.uint32) << 16).view(dtype)
-    tables = _pack_tables(layout, spec, shape, steps, dtype)
-    packed = (np.zeros if tables.padded else np.empty)(layout.size, dtype)
-    for shape, to, to_strides, source, source_strides in tables.copies:
+    packed = (np.zeros if packing.padded else np.empty)(packing.size, dtype)
+    for shape, to, to_strides, source, source_strides in packing.copies:
         target = np.ndarray(shape, dtype, packed, to, to_strides)
         target[...] = np.ndarray(shape, dtype, weight, source + start * dtype.itemsize, source_strides)
-    for block in tables.blocks:
+    for block in packing.blocks:
         to_rows, source_rows = np.empty((2, lanes(dtype)), np.int64)
         _transpose_blocks(packed, to_rows, weight, source_rows, start, *block)
     return packed
 
 
-@lru_cache(maxsize=1024)
-def _pack_tables(
+def plan_packing(
     layout: Packed, spec: ConvSpec, shape: tuple[int, ...], steps: tuple[int, ...], dtype: np.dtype
-) -> _Tables:
-    """Tabulate the copies of all phases that have weights."""
+) -> Packing:
+    """Tabulate the copies of all phases that have weights; `steps` are the strides of the weight, in numbers."""
+    half, dtype = half_code(dtype), compute_dtype(dtype)
     c_group, o_group = channels_of(spec, shape)
     o_step, c_step = steps[:2][::-1] if spec.transposed else steps[:2]
     kernel = [sum(i * s for i, s in zip(tap, steps[2:], strict=True)) for tap in np.ndindex(*shape[2:])]
@@ -115,7 +118,7 @@ def _pack_tables(
                     channels = (min(together, c_group - c), term, c_step)
                     axes_here = (*axes, *tap_axes, channels)
                     copies.append(_copy(to + tap_to + c * term, source + tap_source + c * c_step, axes_here, dtype))
-    return _Tables(padded, copies, blocks)
+    return Packing(layout.size, half, dtype, padded, copies, blocks)
 
 
 def _sources(spec: ConvSpec, shape: tuple[int, ...], steps: tuple[int, ...], merged: int) -> list[int]:
