@@ -56,6 +56,10 @@ class Artifacts:
         """Count what a launch takes."""
         return self._get(f"resources {architecture}", lambda: self._frontend().resources(architecture))
 
+    def has_atomics(self) -> bool:
+        """Say whether threads add to the same place, in an order that nobody knows."""
+        return self._get("atomics", lambda: "atomicrmw" in self._frontend().llvm)
+
     def machine_code(self, architecture: Architecture) -> MachineCode:
         """Take the machine code's listing apart."""
 

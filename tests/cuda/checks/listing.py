@@ -105,7 +105,7 @@ class Entry:
         self.artifacts.ptx()
         for architecture in ARCHITECTURES:
             self.artifacts.resources(architecture)
-            if self.hot:
+            if self.hot and not self.masked:
                 self.artifacts.machine_code(architecture)
 
 

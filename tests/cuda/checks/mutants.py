@@ -1,7 +1,7 @@
 """Kernels with one deliberate mistake: their source is changed as text, and the changed package compiled.
 
-A mutant lives in a package of its own name, so that the real one is untouched; of the real package's modules only the
-text of one differs.
+A mutant lives in a package of its own name, so that the real one is untouched. It has its own copy of the changed
+module and of those that use it, directly or not; the others, with all that is compiled of them, are the real ones.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,21 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
+def users_of(module: str) -> set[str]:
+    """List a module of the CUDA side, as ``cuda.gemm``, and all modules there that use it."""
+    uses = {}
+    for path in (SOURCES / "cuda").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        named = set(re.findall(r"^\s*from \.(\w+) import", text, re.M))
+        for names in re.findall(r"^\s*from \. import (?:\(([^)]*)\)|(.*))$", text, re.M):
+            named |= set(re.findall(r"(\w+)(?:\s+as\s+\w+)?", "".join(names)))
+        uses[f"cuda.{path.stem}"] = {f"cuda.{name}" for name in named}
+    found = {module}
+    while more := {user for user, used in uses.items() if used & found} - found:
+        found |= more
+    return found
+
+
 @contextmanager
 def mutated(mutation: Mutation, module: str) -> Iterator[ModuleType]:
     """Import `module` (as ``cuda.gemm``) of a package with the mistake in it.
@@ -100,6 +116,10 @@ def mutated(mutation: Mutation, module: str) -> Iterator[ModuleType]:
     root.__path__ = [str(SOURCES)]
     finder = _Finder(package, mutation)
     sys.modules[package] = root
+    own = users_of(mutation.module)
+    for name in [name for name in sys.modules if name.startswith("nbconv.")]:
+        if name != "nbconv.cuda" and name.removeprefix("nbconv.") not in own:
+            sys.modules[package + name.removeprefix("nbconv")] = sys.modules[name]
     sys.meta_path.insert(0, finder)
     try:
         result = importlib.import_module(f"{package}.{module}")
