@@ -304,9 +304,10 @@ def convolve(
 
         named = check_activation(op, activation)
         return entry.convolve(spec, arrays, named, out, precision, device, stream)  # type: ignore[no-any-return]
-    checked = {name: None if value is None else check_array(op, name, value) for name, value in arrays.items()}
-    one_dtype(op, **checked)
-    x, weight, bias, residual = checked.values()
+    x, weight = check_array(op, "x", x), check_array(op, "weight", weight)
+    bias = None if bias is None else check_array(op, "bias", bias)
+    residual = None if residual is None else check_array(op, "residual", residual)
+    one_dtype(op, x=x, weight=weight, bias=bias, residual=residual)
     geometry = bind(spec, x.shape, weight.shape, None if bias is None else bias.shape)
     check_residual(geometry, residual)
     named = check_activation(op, activation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -96,8 +97,8 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
         for rows in range(1, full + 1):
             yield f"{compute} {name} tile {rows}x{vectors}", partial(tile_kernel, compute, kind, rows, vectors)
     for slide in (Slide(taps, stride, 1) for taps, stride in _WINDOWS):
-        for vectors in range(1, max_vectors() + 1):
-            rows = max_sliding_rows(slide.taps)
+        full = max_sliding_rows(slide.taps)
+        for rows, vectors in itertools.product((full, full // 2), range(1, max_vectors() + 1)):
             name = f"{compute} window of {slide.taps} by {slide.stride}, tile {rows}x{vectors}"
             yield name, partial(sliding_kernel, compute, slide, rows, vectors)
     for activation, parameter in ACTIVATIONS.items():

@@ -29,10 +29,19 @@ def parts(case: Case, dtype: Any = np.float32) -> tuple[Array, Array, Array | No
     return x, weight, bias, whole_numbers(rng_for(case, "residual"), y.shape, dtype), y
 
 
+@pytest.mark.parametrize("case", case_params([*WAYS, *(case for case in CASES if "smoke" in case.tags)]))
+def test_whole_numbers_are_exact(case: Case) -> None:
+    check(case, np.dtype(np.float32), "auto")
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("case", case_params([*WAYS, *(case for case in CASES if "smoke" in case.tags)]))
-def test_whole_numbers_are_exact(case: Case, dtype: np.dtype[Any], algorithm: str) -> None:
+@pytest.mark.parametrize("case", WAYS, ids=str)
+def test_every_type_and_way(case: Case, dtype: np.dtype[Any], algorithm: str) -> None:
+    check(case, dtype, algorithm)
+
+
+def check(case: Case, dtype: np.dtype[Any], algorithm: str) -> None:
     x, weight, bias, residual, y = parts(case, dtype)
     expected = np.maximum(y + widen(residual), 0).astype(dtype)
     options = {**case.params, "activation": "relu", "residual": residual, "algorithm": algorithm}

@@ -37,24 +37,37 @@ def cut_line(start: int, stop: int, is_open: bool, call: list[int], row: list[in
             end = max(first, stop - (stop - end + rows - 1) // rows * rows)
     segments = row[T.TAPS_H] * (row[T.TAPS_W] // row[T.SEGMENT_TAPS])
 
-    def run(low: int, high: int, most: int, part: int) -> Iterator[Strip]:
+    def run(low: int, high: int, size: int, most: int, part: int) -> Iterator[Strip]:
         while low < high:
-            # A tail of a few rows is cheaper by itself than as a full tile over the last outputs once more.
-            if call[T.OVERLAP] and rows <= 2 * (high - low) < 2 * rows <= 2 * (high - first) and not part & EDGE:
-                low = high - rows
-            n = min(high - low, rows)
+            n = min(high - low, size)
             tiles = max(1, min(high - low, most) // n)
             yield [n, tiles, part, 0, _ALL_TERMS, 0, segments, low - start]
             low += n * tiles
+
+    def slide(low: int, high: int) -> Iterator[Strip]:
+        # Tiles that slide come in two sizes. What is left is one more, over outputs that were written already, or,
+        # where that is cheaper, a plain tile of few rows.
+        begin, half = low, rows // 2
+        for size in rows, half:
+            whole = low + (high - low) // size * size
+            yield from run(low, whole, size, call[T.STRIP_ROWS], FIRST | LAST)
+            low = whole
+        if half < 2 * (high - low) and half <= high - begin:
+            yield from run(high - half, high, half, half, FIRST | LAST)
+        else:
+            yield from run(low, high, half, half, FIRST | LAST | EDGE)
 
     for low, high in (start, first), (end, stop):
         if call[T.OPEN] == T.ALL_OPEN:
             for place in range(low, high):
                 yield from _edge(place, place - start, call, row)
         else:
-            yield from run(low, high, min(call[T.SCRATCH_ROWS], call[T.PANEL_ROWS]), FIRST | LAST | GATHERED | EDGE)
-        if low == start:
-            yield from run(first, end, call[T.STRIP_ROWS], FIRST | LAST)
+            most = min(call[T.SCRATCH_ROWS], call[T.PANEL_ROWS])
+            yield from run(low, high, rows, most, FIRST | LAST | GATHERED | EDGE)
+        if low == start and call[T.OVERLAP]:
+            yield from slide(first, end)
+        elif low == start:
+            yield from run(first, end, rows, call[T.STRIP_ROWS], FIRST | LAST)
 
 
 def _edge(place: int, position: int, call: list[int], row: list[int]) -> Iterator[Strip]:

@@ -13,7 +13,7 @@ _next = itertools.count().__next__
 # The call: one row, at 0.
 COLUMN_BLOCKS = _next()  # a job is one block of positions and one block of columns
 OPEN = _next()  # CLOSED, LINES or ALL: which taps that meet no data are left out
-OVERLAP = _next()  # 1: the last tile of a line is a full one, over outputs that the one before it wrote too
+OVERLAP = _next()  # 1: a line's last tile may write outputs that the one before it wrote too (read by the planner)
 HALF = _next()  # storage of x and y: NOT_HALF, FLOAT16, BFLOAT16
 PADDING_MODE = _next()  # index in geometry.PADDING_MODES
 REPEAT = _next()  # output channels for each input channel, depthwise
