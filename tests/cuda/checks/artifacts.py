@@ -72,6 +72,8 @@ class Artifacts:
     def _frontend(self) -> Compiled:
         if self._compiled is None:
             self._compiled = compile_kernel(self._kernel, self._types)
+            if FOLDER:
+                self.ptx()  # another process will ask for it, and should be spared the frontend
         return self._compiled
 
     def _get(self, part: str, build: Callable[[], Result]) -> Result:
