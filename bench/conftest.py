@@ -1,3 +1,3 @@
-"""What pytest leaves aside here: modules that need a device; `tests/cuda/test_gpu_bench.py` runs what it can of them."""
+"""What pytest leaves aside here: modules that need a device; `tests/cuda/test_gpu_bench.py` runs what it can."""
 
 collect_ignore_glob = ["gpu*.py"]
