@@ -173,7 +173,7 @@ def _torch_bytes_beyond_output(length: int) -> int | None:
 
 def _packing(c: int) -> float | None:
     """Growth by making a layer, over the bytes of its weight."""
-    nbconv.Conv1d(np.ones((64, 64, 7), np.float32))
+    nbconv.Conv1d(np.ones((256, 256, 7), np.float32))  # large enough to compile what packs large weights
     weight = np.ones((c, c, 7), np.float32)
     beyond = most_beyond(lambda: nbconv.Conv1d(weight))
     return None if beyond is None else beyond / weight.nbytes
