@@ -186,3 +186,36 @@ def test_warmup_of_what_is_not_computed(dtype: str, capsys: pytest.CaptureFixtur
         nbconv.warmup([dtype])
     assert main(["warmup", "--dtypes", dtype]) == 2
     assert capsys.readouterr().err.startswith("nbconv warmup: error: ")
+
+
+# ---- compiling -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_collection_rests_while_functions_compile(enabled: bool, tmp_path: Path) -> None:
+    """It is as it was afterwards, also after a failure; functions of others are left alone."""
+    code = f"""
+import gc, numba
+from numba.core import event
+import nbconv.runtime.jit as jit
+seen = set()
+class Watch(event.Listener):
+    def on_start(self, event): pass
+    def on_end(self, event): seen.add((event.data["dispatcher"].py_func.__name__, gc.isenabled()))
+event.register("numba:compile", Watch())
+if not {enabled}:
+    gc.disable()
+assert check(20)
+assert gc.isenabled() is {enabled}
+@numba.njit
+def own(x): return x + 1
+own(1)
+def fails(x): return x.nothing
+fails.__module__ = "nbconv.test"
+try:
+    jit.serial(fails)(1)
+except numba.core.errors.TypingError:
+    assert gc.isenabled() is {enabled}
+    print(("own", {enabled}) in seen, "fails" in dict(seen))
+"""
+    assert report(tmp_path / "cache", code)[:2] == ["True", "True"]

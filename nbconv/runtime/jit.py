@@ -18,6 +18,7 @@ from numba.core.typing import templates
 
 from . import cache
 from .linked import link_only
+from .patience import compile_patiently
 
 __all__ = [
     "SAFE_MATH",
@@ -33,6 +34,8 @@ __all__ = [
     "serial_math",
     "twins",
 ]  # fmt: skip
+
+compile_patiently()
 
 SAFE_MATH = frozenset({"contract", "nsz", "arcp"})
 
