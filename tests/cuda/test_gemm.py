@@ -100,7 +100,7 @@ def test_precision(kind: str, error: float) -> None:
 # ---- the weight's gradient -----------------------------------------------------------------------------------------
 
 
-def grad_weight(case: Case, kernel: Any, tile: str, rows_of_slice: int, dtype: np.dtype = FLOAT32) -> None:
+def check_grad_weight(case: Case, kernel: Any, tile: str, rows_of_slice: int, dtype: np.dtype = FLOAT32) -> None:
     """Launch a kernel on whole numbers, add its slices, compare."""
     geometry = geometry_of(case)
     rng = np.random.default_rng(3)
@@ -136,23 +136,23 @@ GRAD_TRANSPOSED = Case("conv_transpose1d", (1, 21, 12), (12, 8, 3), {"padding": 
 
 @pytest.mark.parametrize("case", [STRIDED, GRAD_TRANSPOSED, EIGHTS], ids=str)
 def test_grad_weight(case: Case) -> None:
-    grad_weight(case, grad_gemm.KERNELS["64x64", False], "64x64", 48 if case is STRIDED else 16)
+    check_grad_weight(case, grad_gemm.KERNELS["64x64", False], "64x64", 48 if case is STRIDED else 16)
 
 
 @pytest.mark.parametrize("case", [FEW_CHANNELS, REFLECTED], ids=str)
 def test_grad_weight_masked(case: Case) -> None:
-    grad_weight(case, grad_gemm.KERNELS["64x64", True], "64x64", 16)
+    check_grad_weight(case, grad_gemm.KERNELS["64x64", True], "64x64", 16)
 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_grad_weight_large_tile(masked: bool) -> None:
-    grad_weight(EIGHTS, grad_gemm.KERNELS["128x128", masked], "128x128", 32)
+    check_grad_weight(EIGHTS, grad_gemm.KERNELS["128x128", masked], "128x128", 32)
 
 
 @pytest.mark.parametrize("kind", tensor_core.KINDS)
 def test_grad_weight_on_tensor_cores(kind: str) -> None:
     case = Case("conv2d", (1, 4, 5, 16), (32, 8, 3, 1), {"padding": (1, 2), "stride": (1, 2), "groups": 2})
-    grad_weight(case, grad_tensor.KERNELS[kind, "64x64"], "64x64", 32, DTYPE_OF[kind])
+    check_grad_weight(case, grad_tensor.KERNELS[kind, "64x64"], "64x64", 32, DTYPE_OF[kind])
 
 
 # ---- choice --------------------------------------------------------------------------------------------------------
