@@ -15,13 +15,14 @@ from tests.processes import run_python
 SPECIALISATIONS = """
 import nbconv
 from nbconv.cpu import loops, weights
+from nbconv.runtime import twins
 from tests.helpers import LAYOUTS
 from numba.core.dispatcher import Dispatcher
 
 def count():
-    twins = [value for module in (loops, weights) for value in vars(module).values()]
-    entries = [part for value in twins if type(value).__name__ == "Twins" for part in (value.serial, value.parallel)]
-    functions = [value for value in twins if isinstance(value, Dispatcher)]
+    values = [value for module in (loops, weights, twins) for value in vars(module).values()]
+    entries = [value.serial for value in values if isinstance(value, twins.Twins)]
+    functions = [value for value in values if isinstance(value, Dispatcher)]
     entries += [value for value in functions if "no_cpython_wrapper" not in value.targetoptions]
     return sum(len(entry.overloads) for entry in entries)
 

@@ -198,22 +198,22 @@ def launch(jobs: int, work: int, n: int = 2, **changes: Any) -> list[tuple[str, 
         layer = threading_layer.Layer("test", "", **changes)
         patch.setattr(threads, "_layer", layer)
         patch.setattr(threads.numba.config, "NUMBA_NUM_THREADS", 2)
-        threads.launch(twins, jobs, work)
+        threads.launch(twins, jobs, work, n)
     return twins.calls
 
 
 def test_small_and_single_work_is_serial() -> None:
     assert launch(8, 10_000_000) == [("parallel", 0, 8, 2)]
-    assert launch(8, 999_999) == [("serial", 0, 8, 1)]
-    assert launch(1, 10_000_000) == [("serial", 0, 1, 1)]
-    assert launch(8, 10_000_000, n=1) == [("serial", 0, 8, 1)]
-    assert launch(8, 10_000_000, least_work=1e9) == [("serial", 0, 8, 1)]
+    assert launch(8, 999_999) == [("serial", 0, 8, 0)]
+    assert launch(1, 10_000_000) == [("serial", 0, 1, 0)]
+    assert launch(8, 10_000_000, n=1) == [("serial", 0, 8, 0)]
+    assert launch(8, 10_000_000, least_work=1e9) == [("serial", 0, 8, 0)]
 
 
 def test_a_busy_workqueue_means_serial() -> None:
     assert launch(8, 10_000_000, one_at_a_time=True) == [("parallel", 0, 8, 2)]
     with threads._gate:
-        assert launch(8, 10_000_000, one_at_a_time=True) == [("serial", 0, 8, 1)]
+        assert launch(8, 10_000_000, one_at_a_time=True) == [("serial", 0, 8, 0)]
         assert launch(8, 10_000_000) == [("parallel", 0, 8, 2)]
     assert not threads._gate.locked()
 
@@ -226,7 +226,7 @@ def test_an_interrupt_opens_the_gate() -> None:
     with pytest.MonkeyPatch.context() as patch, nbconv.num_threads(2):
         patch.setattr(threads, "_layer", threading_layer.Layer("test", "", one_at_a_time=True))
         with pytest.raises(KeyboardInterrupt):
-            threads.launch(twins, 8, 10_000_000)
+            threads.launch(twins, 8, 10_000_000, 2)
     assert not threads._gate.locked()
 
 
@@ -239,7 +239,7 @@ def test_slices_cover_all_jobs_once(jobs: int, n: int) -> None:
     assert bounds[0] == 0
     assert bounds[-1] == jobs
     assert [last for _, _, last, _ in calls] == bounds[1:]
-    assert all((last - first) % workers == 0 for _, first, last, workers in calls[:-1])
+    assert all((last - first) % n == 0 for _, first, last, _ in calls[:-1])
 
 
 def test_an_interrupt_leaves_whole_jobs() -> None:
@@ -253,7 +253,7 @@ def test_an_interrupt_leaves_whole_jobs() -> None:
 
     twins: Any = Same(run)
     with nbconv.num_threads(1), pytest.raises(KeyboardInterrupt):
-        threads.launch(twins, 1000, 10_000_000_000)
+        threads.launch(twins, 1000, 10_000_000_000, 1)
     assert done == list(range(len(done)))
     assert 100 <= len(done) < 1000
 

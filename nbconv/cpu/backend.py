@@ -158,9 +158,9 @@ def _launch(
         plan.table, scratch.numbers, scratch.integers,
     )  # fmt: skip
     if plan.is_one_call:
-        convolve.serial(0, plan.jobs, 1, *arguments)
+        convolve.serial(0, plan.jobs, 0, *arguments)
     else:
-        launch(convolve, plan.jobs, plan.flops, *arguments)
+        launch(convolve, plan.jobs, plan.flops, plan.workers, *arguments)
     give_back(scratch)
 
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
-from ..runtime.jit import helper, prange, twins
-from ..runtime.threads import launch
+from ..runtime.jit import helper
+from ..runtime.threads import get_num_threads, launch
+from ..runtime.twins import twins
 from . import tables as T
 from .loops import store_numbers
 from .memory_layout import four_steps, half_code
@@ -30,7 +31,7 @@ def unfold(geometry: Geometry, x: np.ndarray, columns: np.ndarray) -> None:
     blocks = -(-positions // _BLOCK)
     if columns.size:
         launch(
-            _unfold, blocks, _WORK * columns.size,
+            _unfold, blocks, _WORK * columns.size, get_num_threads(),
             positions, flat_view(columns).data, flat.data, flat.start, taps, geometry.c_in, call, phase,
         )  # fmt: skip
 
@@ -45,15 +46,15 @@ def fold(geometry: Geometry, columns: np.ndarray, x: np.ndarray) -> None:
     kernel = (1,) * (2 - len(geometry.axes)) + tuple(axis.taps for axis in geometry.axes)
     if x.size:
         launch(
-            _fold, geometry.n * sizes[0], _WORK * columns.size,
+            _fold, geometry.n * sizes[0], _WORK * columns.size, get_num_threads(),
             to.data, flat.data, flat.start, np.empty(0, compute), sizes, kernel, geometry.c_in, call, phase,
         )  # fmt: skip
 
 
 @twins
-def _unfold(start, end, workers, positions, columns, x, x_start, taps, channels, call, phase):
+def _unfold(start, end, worker, positions, columns, x, x_start, taps, channels, call, phase):
     """Gather blocks of windows; every thread owns its rows of `columns`."""
-    for block in prange(start, end):
+    for block in range(start, end):
         first = block * _BLOCK
         rows = min(_BLOCK, positions - first)
         at = first * taps * channels
@@ -61,9 +62,9 @@ def _unfold(start, end, workers, positions, columns, x, x_start, taps, channels,
 
 
 @twins
-def _fold(first, last, workers, x, columns, start, like, sizes, kernel, channels, call, phase):
+def _fold(first, last, worker, x, columns, start, like, sizes, kernel, channels, call, phase):
     """Add up windows; every thread owns its rows of x, and adds tap by tap in one order."""
-    for row in prange(first, last):
+    for row in range(first, last):
         _fold_row(row, x, columns, start, like, sizes, kernel, channels, call, phase)
 
 

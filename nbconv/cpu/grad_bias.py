@@ -8,10 +8,11 @@ import numpy as np
 
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
-from ..runtime import threads
-from ..runtime.jit import helper, prange, twins
+from ..runtime.jit import helper
 from ..runtime.microkernel import DEPTHWISE, run_tile, tile_kernel
 from ..runtime.target import lanes
+from ..runtime.threads import get_num_threads, launch
+from ..runtime.twins import twins
 from .memory_layout import four_steps, half_code
 from .panels import copy_numbers
 from .tables import NOT_HALF
@@ -43,7 +44,7 @@ class BiasPlan(NamedTuple):
 def grad_bias(plan: BiasPlan, grad_output: tuple[np.ndarray, int]) -> np.ndarray:
     """Give the gradient of the bias (c_out,); `grad_output` is flat, with its start."""
     sums = np.zeros(plan.shape, plan.compute)
-    threads.launch(_sum_parts, plan.shape[0], plan.work, sums, *grad_output, *plan.tables)
+    launch(_sum_parts, plan.shape[0], plan.work, get_num_threads(), sums, *grad_output, *plan.tables)
     total: np.ndarray = sums[0] if len(sums) == 1 else np.add.reduce(sums, axis=0)
     if plan.dtype == plan.compute:
         return total
@@ -80,13 +81,13 @@ def plan_grad_bias(geometry: Geometry, grad_output: np.ndarray) -> BiasPlan:
 
 
 @twins
-def _sum_parts(part, part_end, workers, sums, y, y_start, numbers, kernels, ones, nowhere):
+def _sum_parts(part, part_end, worker, sums, y, y_start, numbers, kernels, ones, nowhere):
     """Sum the parts `[part, part_end)`.
 
     Shapes   sums (parts, channels), of the compute type, zero before . y flat, with the strides of `numbers`
     Threads  over parts, whose number depends on the shape alone
     """
-    for here in prange(part, part_end):
+    for here in range(part, part_end):
         _sum_part(here, sums, y, y_start, numbers, kernels, ones, nowhere)
 
 

@@ -18,10 +18,11 @@ import numpy as np
 
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
-from ..runtime import threads
-from ..runtime.jit import helper, prange, twins
+from ..runtime.jit import helper
 from ..runtime.memory import zero_run
 from ..runtime.microkernel import run_tile
+from ..runtime.threads import get_num_threads, launch
+from ..runtime.twins import twins
 from . import grad_tables as G
 from .grad_plan import GradMemory, GradPlan, plan_tiles
 from .grad_store import store_block
@@ -55,18 +56,18 @@ def grad_weight(plan: WindowPlan | GradPlan, grad: Data, wide: Data, narrow: Dat
     if isinstance(plan, WindowPlan):
         multiply_windows(plan, grad, wide, narrow)
         return
-    sums = np.empty(plan.parts_size, plan.compute)
-    threads.launch(
-        _accumulate, plan.jobs, plan.flops, *grad, sums, *wide, *narrow, plan.call, plan.segments, plan.blocks,
-        plan.kernels, plan.max_rows,
+    sums, workers = np.empty(plan.parts_size, plan.compute), get_num_threads()
+    launch(
+        _accumulate, plan.jobs, plan.flops, workers, *grad, sums, *wide, *narrow, plan.call, plan.segments,
+        plan.blocks, plan.kernels, plan.max_rows,
     )  # fmt: skip
     if plan.parts_size:
-        threads.launch(_add_parts, len(plan.blocks), plan.parts_size, *grad, sums, plan.call, plan.blocks)
+        launch(_add_parts, len(plan.blocks), plan.parts_size, workers, *grad, sums, plan.call, plan.blocks)
 
 
 @twins
 def _accumulate(
-    job, job_end, workers, grad, grad_start, parts, wide, wide_start, narrow, narrow_start,
+    job, job_end, worker, grad, grad_start, parts, wide, wide_start, narrow, narrow_start,
     call, segments, blocks, kernels, max_rows,
 ):  # fmt: skip
     """Run the jobs `[job, job_end)`: each sums one part of the reduction for one block of the weight.
@@ -75,40 +76,6 @@ def _accumulate(
     Cost     2 * positions * taps * wide channels * narrow channels / groups flops; a few hundred KiB a thread
     Threads  over jobs: every job owns its sums, and the parts do not depend on the number of threads
     """
-    for worker in prange(workers):
-        first = job + (job_end - job) * worker // workers
-        last = job + (job_end - job) * (worker + 1) // workers
-        if first < last:
-            _run_jobs(
-                first, last, grad, grad_start, parts, wide, wide_start, narrow, narrow_start,
-                call, segments, blocks, kernels, max_rows,
-            )  # fmt: skip
-
-
-@twins
-def _add_parts(block, block_end, workers, grad, grad_start, parts, call, blocks):
-    """Add the parts of the blocks `[block, block_end)` in order and store them."""
-    for here in prange(block, block_end):
-        start, size = blocks[here, G.BLOCK_OFFSET], _block_size(blocks[here])
-        for part in range(1, call[G.PARTS]):
-            more = start + part * call[G.TOTAL]
-            for i in range(size):
-                parts[start + i] += parts[more + i]
-        store_block(grad, grad_start, parts, start, blocks[here], call)
-
-
-@helper
-def _block_size(block):
-    rows, taps = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW], block[G.BLOCK_TAP_END] - block[G.BLOCK_TAP]
-    wide = block[G.BLOCK_WIDE_END] - block[G.BLOCK_WIDE]
-    return rows * taps * wide * (block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL])
-
-
-@helper
-def _run_jobs(
-    job, job_end, grad, grad_start, parts, wide, wide_start, narrow, narrow_start,
-    call, segments, blocks, kernels, max_rows,
-):  # fmt: skip
     own = np.empty(call[G.SUMS_SIZE], parts.dtype)
     wide_panel = np.empty(call[G.WIDE_PANEL_SIZE], parts.dtype)
     narrow_panel = np.empty(call[G.NARROW_PANEL_SIZE], parts.dtype)
@@ -128,6 +95,25 @@ def _run_jobs(
             )  # fmt: skip
         if n_parts == 1:
             store_block(grad, grad_start, sums, at, block, call)
+
+
+@twins
+def _add_parts(block, block_end, worker, grad, grad_start, parts, call, blocks):
+    """Add the parts of the blocks `[block, block_end)` in order and store them."""
+    for here in range(block, block_end):
+        start, size = blocks[here, G.BLOCK_OFFSET], _block_size(blocks[here])
+        for part in range(1, call[G.PARTS]):
+            more = start + part * call[G.TOTAL]
+            for i in range(size):
+                parts[start + i] += parts[more + i]
+        store_block(grad, grad_start, parts, start, blocks[here], call)
+
+
+@helper
+def _block_size(block):
+    rows, taps = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW], block[G.BLOCK_TAP_END] - block[G.BLOCK_TAP]
+    wide = block[G.BLOCK_WIDE_END] - block[G.BLOCK_WIDE]
+    return rows * taps * wide * (block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL])
 
 
 @helper

@@ -13,18 +13,20 @@ weight. Padding is a matter of where windows lie: what flows to a padded positio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..arrays import compute_dtype, contiguous_steps, flat_view
 from ..geometry import PADDING_MODES, UNIT_PHASE, Axis, Geometry
-from ..runtime import threads
-from ..runtime.jit import helper, prange, twins
+from ..runtime.jit import helper
 from ..runtime.memory import copy_run
 from ..runtime.microkernel import DENSE, TRIMMED, run_tile, tile_kernel
 from ..runtime.target import lanes
-from ..runtime.workspace import Workspace, give_back, take
+from ..runtime.threads import get_num_threads, launch
+from ..runtime.twins import Twins, twins
+from ..runtime.workspace import give_back, take
 from .memory_layout import four_steps, name_steps
 from .panels import source_position
 from .tiles import max_rows, max_vectors
@@ -159,13 +161,14 @@ def _places(geometry: Geometry, axes: tuple[Axis, ...], steps: Steps) -> np.ndar
 
 def multiply_windows(plan: WindowPlan, grad: Data, wide: Data, narrow: Data) -> None:
     """Write the gradient of the weight."""
-    scratch = _take(plan)
-    threads.launch(_multiply, plan.jobs, plan.flops, scratch.numbers, *grad, *wide, *narrow, *plan.tables)
+    _launch(_multiply, plan, *grad, *wide, *narrow)
+
+
+def _launch(loop: Twins[Callable[..., None]], plan: WindowPlan, *arguments: np.ndarray | int) -> None:
+    workers = min(get_num_threads(), plan.jobs)
+    scratch = take(plan.zeros.dtype, workers * plan.scratch, 0)
+    launch(loop, plan.jobs, plan.flops, workers, scratch.numbers, *arguments, *plan.tables)
     give_back(scratch)
-
-
-def _take(plan: WindowPlan) -> Workspace:
-    return take(plan.zeros.dtype, min(threads.get_num_threads(), plan.jobs) * plan.scratch, 0)
 
 
 def plan_adding(geometry: Geometry, grad_output: np.ndarray, weight: np.ndarray) -> WindowPlan | None:
@@ -180,15 +183,13 @@ def plan_adding(geometry: Geometry, grad_output: np.ndarray, weight: np.ndarray)
 def add_windows(plan: WindowPlan, weight: Data, grad_output: Data) -> np.ndarray:
     """Give grad_x, the padding's share included."""
     grad = np.zeros(plan.shape, plan.zeros.dtype)
-    scratch = _take(plan)
-    threads.launch(_add, plan.jobs, plan.flops, scratch.numbers, grad.reshape(-1), *weight, *grad_output, *plan.tables)
-    give_back(scratch)
+    _launch(_add, plan, grad.reshape(-1), *weight, *grad_output)
     return grad
 
 
 @twins
 def _multiply(
-    job, job_end, workers, scratch, grad, grad_start, wide, wide_start, narrow, narrow_start,
+    job, job_end, worker, scratch, grad, grad_start, wide, wide_start, narrow, narrow_start,
     call, places, zeros, kernels, max_rows,
 ):  # fmt: skip
     """Run the jobs `[job, job_end)`: each writes the gradient of the weights of some wide channels.
@@ -196,16 +197,11 @@ def _multiply(
     Cost     2 * positions * taps * wide channels * narrow channels flops; the scratch is a MiB a thread
     Threads  over wide channels: every job owns its numbers
     """
-    shares = min(workers, scratch.size // call[_SCRATCH])
-    for worker in prange(shares):
-        first = job + (job_end - job) * worker // shares
-        last = job + (job_end - job) * (worker + 1) // shares
-        panel = worker * call[_SCRATCH]
-        for block in range(first, last):
-            _multiply_block(
-                block, scratch, panel, grad, grad_start, wide, wide_start, narrow, narrow_start,
-                call, places, zeros, kernels, max_rows,
-            )  # fmt: skip
+    for block in range(job, job_end):
+        _multiply_block(
+            block, scratch, worker * call[_SCRATCH], grad, grad_start, wide, wide_start, narrow, narrow_start,
+            call, places, zeros, kernels, max_rows,
+        )  # fmt: skip
 
 
 @helper
@@ -231,7 +227,7 @@ def _multiply_block(
 
 @twins
 def _add(
-    job, job_end, workers, scratch, grad, weight, weight_start, narrow, narrow_start,
+    job, job_end, worker, scratch, grad, weight, weight_start, narrow, narrow_start,
     call, places, zeros, kernels, max_rows,
 ):  # fmt: skip
     """Run the jobs `[job, job_end)`: each adds up the gradient of some channels of x.
@@ -239,16 +235,11 @@ def _add(
     Cost     2 * positions * taps * wide channels * narrow channels flops; the scratch is two MiB a thread at most
     Threads  over channels: every job owns its numbers, and adds to each of them in the order of positions
     """
-    shares = min(workers, scratch.size // call[_SCRATCH])
-    for worker in prange(shares):
-        first = job + (job_end - job) * worker // shares
-        last = job + (job_end - job) * (worker + 1) // shares
-        sums = worker * call[_SCRATCH]
-        for block in range(first, last):
-            _add_block(
-                block, scratch, sums, grad, weight, weight_start, narrow, narrow_start,
-                call, places, zeros, kernels, max_rows,
-            )  # fmt: skip
+    for block in range(job, job_end):
+        _add_block(
+            block, scratch, worker * call[_SCRATCH], grad, weight, weight_start, narrow, narrow_start,
+            call, places, zeros, kernels, max_rows,
+        )  # fmt: skip
 
 
 @helper

@@ -6,23 +6,27 @@ planner has turned each into phases, lines, segments and columns (see `tables`).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
-from ..runtime.calls import NOTHING, add_tile, map_tile
+from ..runtime.calls import NOTHING, add_tile, address_of, call, map_tile
 from ..runtime.halves import float_to_bfloat16, float_to_float16
-from ..runtime.jit import helper, overload, prange, twins
+from ..runtime.integers import larger, smaller
+from ..runtime.jit import helper, overload, serial
 from ..runtime.memory import place
 from ..runtime.microkernel import run_tile_at
+from ..runtime.twins import twins
 from . import strips as S
 from . import tables as T
 from .panels import fill_panel, padded_row
 
-__all__ = ["convolve", "store_numbers"]
+__all__ = ["convolve", "exchange_rows", "store_numbers"]
 
 
 @twins
 def convolve(
-    job, job_end, workers, x, x_start, w, w_start, bias, residual, residual_start, y, y_start, activation, addition,
+    job, job_end, worker, x, x_start, w, w_start, bias, residual, residual_start, y, y_start, activation, addition,
     plan, work, notes,
 ):  # fmt: skip
     """Run the jobs `[job, job_end)`.
@@ -31,21 +35,7 @@ def convolve(
     Shapes   x, w, y flat, with the strides of `plan` . residual flat, with those of y . bias (c_out,)
     Threads  over jobs: every job owns its outputs, so the bits do not depend on the number of threads
     """
-    for worker in prange(workers):
-        first = job + (job_end - job) * worker // workers
-        last = job + (job_end - job) * (worker + 1) // workers
-        if first < last:
-            _run_jobs(
-                first, last, x, x_start, w, w_start, bias, residual, residual_start, y, y_start, activation, addition,
-                plan, work[worker * plan[T.WORK_SIZE] :], notes[worker * plan[T.NOTES_SIZE] :],
-            )  # fmt: skip
-
-
-@helper
-def _run_jobs(
-    job, job_end, x, x_start, w, w_start, bias, residual, residual_start, y, y_start, activation, addition,
-    plan, work, notes,
-):  # fmt: skip
+    work, notes = work[worker * plan[T.WORK_SIZE] :], notes[worker * plan[T.NOTES_SIZE] :]
     blocks, phase, begin = plan[T.COLUMN_BLOCKS], plan[T.PHASES], 0
     for here in range(job, job_end):
         while here >= plan[phase + T.JOB_END]:
@@ -91,7 +81,8 @@ def _run_chunk(
                 notes[i + S.ROWS] * notes[i + S.TILES],
                 tap, tap_end, low + plan[chunk + T.CHUNK_CHANNEL], width, plan, plan[phase:],
             )  # fmt: skip
-    in_scratch = plan[T.SCRATCH] == 1
+    exchange = plan[T.EXCHANGE]
+    in_scratch = exchange != NOTHING
     first_channel = plan[column + T.OUT_CHANNEL]
     last_column = column_end - T.COLUMN_FIELDS
     held_row = plan[last_column + T.OUT_CHANNEL] + plan[last_column + T.COLUMNS] - first_channel
@@ -104,8 +95,8 @@ def _run_chunk(
         w_segments = plan[T.W_SEGMENTS] + plan[j + T.VECTORS] * plan[T.SEGMENTS] + plan[phase + T.SEGMENT]
         part = notes[i + S.PART]
         # What the chunk and the strip have in common.
-        first_term, end_term = max(term, notes[i + S.TERM]), min(term_end, notes[i + S.TERM_END])
-        first, end = max(segment, notes[i + S.SEGMENT]), min(segment_end, notes[i + S.SEGMENT_END])
+        first_term, end_term = larger(term, notes[i + S.TERM]), smaller(term_end, notes[i + S.TERM_END])
+        first, end = larger(segment, notes[i + S.SEGMENT]), smaller(segment_end, notes[i + S.SEGMENT_END])
         taps = end - first if end_term > first_term else 0
         if part & S.GATHERED:
             a = place(work, notes[i + S.PANEL] * panel_row + channel - low)
@@ -137,17 +128,18 @@ def _run_chunk(
             position = notes[i + S.POSITION]
             if addition != NOTHING:
                 if in_scratch:
-                    _exchange_rows(
-                        work, at, row, rows, columns, residual, residual_start, out_channel, position, plan, phase,
-                        addition,
+                    call(
+                        exchange, (work, at, row, rows, columns, residual, residual_start, out_channel, position, plan,
+                        phase, addition),
                     )  # fmt: skip
                 else:
                     added = place(residual, at - y_start + residual_start)
                     add_tile(addition, sums, row, added, row, 1, rows, columns)
             map_tile(activation, sums, rows, row, columns)
             if in_scratch:
-                _exchange_rows(
-                    work, at, row, rows, columns, y, y_start, out_channel, position, plan, phase, np.int64(NOTHING),
+                call(
+                    exchange, (work, at, row, rows, columns, y, y_start, out_channel, position, plan, phase,
+                    np.int64(NOTHING)),
                 )  # fmt: skip
         if plan[T.BY_ROWS]:
             j += T.COLUMN_FIELDS
@@ -159,7 +151,7 @@ def _run_chunk(
                 i, j = strip, j + T.COLUMN_FIELDS
 
 
-@helper
+@serial
 def _exchange_rows(sums, at, row, rows, count, array, start, out_channel, position, plan, phase, addition):
     """Write finished sums to `array`, laid out as y: any strides, any storage type. Or add what lies there to them."""
     channels, step = plan[T.OUT_CHANNELS], plan[T.Y_STEP_C]
@@ -173,13 +165,20 @@ def _exchange_rows(sums, at, row, rows, count, array, start, out_channel, positi
         done = 0
         while done < count:
             residue, channel = divmod(out_channel + done, channels)
-            n = min(count - done, channels - channel)
+            n = smaller(count - done, channels - channel)
             here = y_row + residue * plan[T.Y_STEP_POSITION] + channel * step
             if addition == NOTHING:
                 store_numbers(array, here, step, sums, at + m * row + done, n, plan[T.HALF])
             else:
                 add_tile(addition, place(sums, at + m * row + done), 0, place(array, here), 0, step, 1, n)
             done += n
+
+
+@lru_cache
+def exchange_rows(compute: np.dtype, stored: np.dtype) -> int:
+    """Compile `_exchange_rows`, which few calls need, for these types; give its address."""
+    plan, sums, array = (np.empty(0, dtype) for dtype in (np.int64, compute, stored))
+    return address_of(_exchange_rows, (sums, 0, 0, 0, 0, array, 0, 0, 0, plan, 0, 0))
 
 
 def store_numbers(y, at, step, sums, start, count, half):

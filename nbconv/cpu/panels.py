@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..geometry import PADDING_MODES
 from ..runtime.halves import bfloat16_to_float, float16_to_float
+from ..runtime.integers import larger, smaller
 from ..runtime.jit import helper, overload
 from ..runtime.memory import copy_run, zero_run
 from . import tables as T
@@ -34,7 +35,7 @@ def source_position(position, size, mode):
     if 0 <= position < size:
         return position
     if mode == _REPLICATE:
-        return min(max(position, 0), size - 1)
+        return smaller(larger(position, 0), size - 1)
     if mode == _CIRCULAR:
         return position % size
     if mode == _REFLECT:
@@ -103,6 +104,7 @@ def fill_panel(panel, start, row_step, x, x_start, first, rows, tap, tap_end, ch
     step_w, step_c, size_w = call[T.X_STEP_W], call[T.X_STEP_C], call[T.X_W]
     taps_w, dilation_w = phase[T.TAPS_W], phase[T.DILATION_W]
     fused = dilation_w == 1 and step_c == 1 and step_w == width and repeat == 1
+    pieces, piece = (1, width) if repeat == 1 else (width, 1)
     for position in range(first, first + rows):
         line, out_w = divmod(position, phase[T.OUT_W])
         sample, out_h = divmod(line, phase[T.OUT_H])
@@ -112,34 +114,27 @@ def fill_panel(panel, start, row_step, x, x_start, first, rows, tap, tap_end, ch
         here = tap
         while here < tap_end:
             tap_h, tap_w = divmod(here, taps_w)
-            taps = min(taps_w - tap_w, tap_end - here)
+            taps = smaller(taps_w - tap_w, tap_end - here)
             row = source_position(top + tap_h * phase[T.DILATION_H], call[T.X_H], mode)
             if row < 0:
                 zero_run(panel, at, taps * width)
             else:
-                x_row = x_start + sample * call[T.X_STEP_N] + row * call[T.X_STEP_H] + channel * step_c
+                x_row = x_start + sample * call[T.X_STEP_N] + row * call[T.X_STEP_H]
                 column = left + tap_w * dilation_w
                 # Of the taps of this row, those in [inside, inside_end) meet neighbouring columns of x: one copy.
-                inside, inside_end = taps, taps
-                if fused:
-                    inside = min(max(0, -column), taps)
-                    inside_end = max(inside, min(taps, size_w - column))
-                    copy_numbers(
-                        panel, at + inside * width, x, x_row + (column + inside) * step_w, 1,
-                        (inside_end - inside) * width, half,
-                    )  # fmt: skip
-                for t in range(taps):
-                    if t < inside or t >= inside_end:
-                        source = source_position(column + t * dilation_w, size_w, mode)
-                        if source < 0:
-                            zero_run(panel, at + t * width, width)
-                        elif repeat == 1:
-                            copy_numbers(panel, at + t * width, x, x_row + source * step_w, step_c, width, half)
-                        else:
-                            x_at = x_row - channel * step_c + source * step_w
-                            for i in range(width):
-                                copy_numbers(
-                                    panel, at + t * width + i, x, x_at + (channel + i) // repeat * step_c, 1, 1, half
-                                )  # fmt: skip
+                inside = smaller(larger(0, -column), taps) if fused else taps
+                inside_end = smaller(taps, size_w - column)
+                t = 0
+                while t < taps:
+                    source = source_position(column + t * dilation_w, size_w, mode)
+                    run = inside_end - inside if t == inside and inside_end > inside else 1
+                    to, x_at = at + t * width, x_row + source * step_w
+                    if source < 0:
+                        zero_run(panel, to, width)
+                    else:
+                        for i in range(pieces):
+                            here_c = x_at + (channel + i) // repeat * step_c
+                            copy_numbers(panel, to + i, x, here_c, step_c, run * piece, half)
+                    t += run
             at += taps * width
             here += taps

@@ -16,6 +16,7 @@ from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, Slide, kind_lan
 from ..runtime.threads import is_one_call
 from . import tables as T
 from .layout import InPlace, Layout, Packed
+from .loops import exchange_rows
 from .panels import padded_row
 from .plan_rows import LaidPhase, Memory, Table, call_row, list_phases, phase_row
 from .strips import EDGE, PART, ROWS, STRIP_FIELDS, cut_line
@@ -34,6 +35,8 @@ class Plan:
     flops: int
     is_one_call: bool
     """Whether it is so small that nothing is to be decided at each launch."""
+    workers: int
+    """As many as there is scratch for."""
     work_size: int
     """Numbers of scratch for all workers."""
     notes_size: int
@@ -163,6 +166,7 @@ class _Builder:
             jobs if any(phase.columns for phase in self.phases) else 0,
             flops,
             is_one_call(jobs, flops),
+            workers,
             call[T.WORK_SIZE] * workers,
             call[T.NOTES_SIZE] * workers,
             self.geometry.output_shape,
@@ -322,7 +326,9 @@ class _Builder:
         call[T.ROWS] = self.rows
         call[T.WHOLE_TILES] = int(self.whole_tiles)
         call[T.PANEL_TERM] = int(self.layout.kind != DEPTHWISE)
-        call[T.SCRATCH] = int(self.scratch)
+        if self.scratch:
+            compute = self.memory.compute
+            call[T.EXCHANGE] = exchange_rows(compute, np.dtype(np.uint16) if self.memory.y_half else compute)
         call[T.KERNEL_ROW] = self.rows + 1
         call[T.Y_STEP_N], _, call[T.Y_STEP_POSITION], call[T.Y_STEP_C] = memory.y_steps
         call[T.OUT_CHANNELS] = self.geometry.c_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..runtime.integers import larger, smaller
 from ..runtime.jit import helper
 from ..runtime.memory import copy_run
 from . import tables as T
@@ -86,8 +87,8 @@ def _edge(place: int, position: int, call: list[int], row: list[int]) -> Iterato
 
 def _real_taps(place: int, dilation: int, taps: int, size: int) -> tuple[int, int]:
     """Give the range of the taps at `place + tap * dilation` that meet data, `[0, size)`."""
-    first = min(max(0, -(place // dilation)), taps)
-    return first, max(first, min(taps, (size - place + dilation - 1) // dilation))
+    first = smaller(larger(0, -(place // dilation)), taps)
+    return first, larger(first, smaller(taps, (size - place + dilation - 1) // dilation))
 
 
 _real_taps_compiled = helper(_real_taps)
@@ -100,7 +101,7 @@ def list_strips(notes, x_start, y_start, block, plan, phase):
     line *= plan[phase + T.LINES_PER_BLOCK]
     per_row = plan[phase + T.TAPS_W] // plan[phase + T.SEGMENT_TAPS]
     at = 0
-    for here in range(line, min(line + plan[phase + T.LINES_PER_BLOCK], plan[phase + T.LINES])):
+    for here in range(line, smaller(line + plan[phase + T.LINES_PER_BLOCK], plan[phase + T.LINES])):
         sample, out_h = divmod(here, plan[phase + T.OUT_H])
         top = out_h * plan[phase + T.STRIDE_H] - plan[phase + T.LO_H]
         x_line = x_start + sample * plan[T.X_STEP_N] + top * plan[T.X_STEP_H] - plan[phase + T.LO_W] * plan[T.X_STEP_W]
@@ -114,8 +115,8 @@ def list_strips(notes, x_start, y_start, block, plan, phase):
         for strip in range(plan[cut], plan[cut + 1], _PLANNED):
             copy_run(notes, at, plan, strip, _PLANNED)
             # Rows of the kernel that meet no data are left out.
-            notes[at + SEGMENT] = max(notes[at + SEGMENT], tap * per_row)
-            notes[at + SEGMENT_END] = min(notes[at + SEGMENT_END], tap_end * per_row)
+            notes[at + SEGMENT] = larger(notes[at + SEGMENT], tap * per_row)
+            notes[at + SEGMENT_END] = smaller(notes[at + SEGMENT_END], tap_end * per_row)
             position = notes[at + POSITION] + part * plan[phase + T.BLOCK]
             notes[at + X] = x_line + position * plan[phase + T.STRIDE_W] * plan[T.X_STEP_W]
             notes[at + Y] = y_line + position * plan[phase + T.Y_STEP_W]

@@ -8,19 +8,34 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
-from numba.core import errors
+from numba.core import cgutils, errors
 
 from .halves import bfloat16_to_float, float16_to_float
 from .jit import callback, compiler_lock, emitted, pure, serial_math
 from .memory import Place
 
-__all__ = ["NOTHING", "add_tile", "addition", "elementwise", "map_tile"]
+__all__ = ["NOTHING", "add_tile", "addition", "address_of", "call", "elementwise", "map_tile"]
 
 NOTHING = 0
 _I64 = ir.IntType(64)
 _compiled: dict[tuple[Callable[[Any], Any], np.dtype], tuple[int, Any]] = {}
 _additions: dict[str, tuple[int, Any]] = {}
-_plain: list[Callable[[Any], Any]] = [lambda value: value]
+_plain: list[Callable[..., Any]] = [lambda value: value]
+
+
+def address_of(function: Any, arguments: tuple[Any, ...]) -> int:
+    """Compile a function of `jit` for arguments of these types; give its address for `call`."""
+    if pure():
+        return _register(function)[0]
+    signature = tuple(function.typeof_pyval(argument) for argument in arguments)
+    function.compile(signature)
+    compiled = function.overloads[signature]
+    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+
+
+def call(address: int, arguments: tuple[Any, ...]) -> None:
+    """Call the function at an address from `address_of`, with arguments of just those types."""
+    _plain[address](*arguments)
 
 
 def map_tile(address: int, tile: Place, rows: int, row_step: int, columns: int) -> None:
@@ -99,7 +114,7 @@ def elementwise(function: Callable[[Any], Any], dtype: np.dtype, name: str | Non
         return _compiled[key][0]
 
 
-def _register(function: Callable[[Any], Any]) -> tuple[int, Any]:
+def _register(function: Callable[..., Any]) -> tuple[int, Any]:
     _plain.append(getattr(function, "py_func", function))
     return len(_plain) - 1, None
 
@@ -122,6 +137,23 @@ def _compile(function: Callable[[Any], Any], dtype: np.dtype, name: str | None) 
         called = getattr(function, "__name__", repr(function))
         raise TypeError(f"activation {called} cannot be compiled for {dtype}: {error}") from None
     return int(compiled.address), compiled
+
+
+@emitted(call)
+def _call(typing_context, address, arguments):
+    """Call as compiled callers of the function itself do."""
+    kinds = tuple(arguments.types)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function_type = context.call_conv.get_function_type(types.none, kinds)
+        function = builder.inttoptr(args[0], function_type.as_pointer())
+        given = cgutils.unpack_tuple(builder, args[1], len(kinds))
+        status, _ = context.call_conv.call_function(builder, function, types.none, kinds, given)
+        with cgutils.if_unlikely(builder, status.is_error):
+            context.call_conv.return_status_propagate(builder, status)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, arguments), codegen
 
 
 @emitted(map_tile)

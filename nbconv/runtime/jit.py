@@ -6,11 +6,11 @@ Flags are a named set without `nnan` and `ninf`: NaN and infinity must propagate
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numba
 import numpy.ma  # noqa: F401  (Numba does at its first call, where a fork in another thread would meet it)
-from numba import extending, prange
+from numba import extending
 from numba.core import types
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
@@ -22,18 +22,16 @@ from .patience import compile_patiently
 
 __all__ = [
     "SAFE_MATH",
-    "Twins",
     "callback",
+    "compile_on_use",
     "compiler_lock",
     "emitted",
     "helper",
     "overload",
-    "prange",
     "pure",
     "serial",
     "serial_math",
-    "twins",
-]  # fmt: skip
+]
 
 compile_patiently()
 
@@ -52,8 +50,9 @@ def pure() -> bool:
     return bool(numba.config.DISABLE_JIT)
 
 
-def _compile(function: F, **options: Any) -> F:
-    """Compile on first use, or load: see `cache`."""
+def compile_on_use(function: F, **options: Any) -> F:
+    """Compile for the types of a first call, or load: see `cache`."""
+    options |= _COMMON
     compiled = numba.njit(**options)(function)
     # What a closure holds is not in the source that the cache's key stands for.
     if function.__closure__ is None:
@@ -63,7 +62,7 @@ def _compile(function: F, **options: Any) -> F:
 
 def serial(function: F) -> F:
     """Compile for one thread."""
-    return _compile(function, **_COMMON)
+    return compile_on_use(function)
 
 
 def helper(function: F) -> F:
@@ -94,19 +93,6 @@ def emitted(plain: Callable[..., Any]) -> Callable[[F], F]:
 def serial_math(function: F) -> F:
     """Compile a scalar function with the safe flags; it disappears into its caller, whose loop can then vectorise."""
     return numba.njit(fastmath=set(SAFE_MATH), forceinline=True, **_COMMON)(function)
-
-
-class Twins(Generic[F]):
-    """One loop over `prange`, compiled twice, each on first use: `serial` and `parallel` give the same bits."""
-
-    def __init__(self, function: F) -> None:
-        self.serial: F = _compile(function, **_COMMON)
-        self.parallel: F = _compile(function, parallel=True, **_COMMON)
-
-
-def twins(function: F) -> Twins[F]:
-    """Compile one body as a serial and a parallel function."""
-    return Twins(function)
 
 
 def callback(signature: Any, function: Callable[..., None], name: str | None, *, fast: bool = False) -> Any:

@@ -21,9 +21,9 @@ import numba
 from numba.core.compiler_lock import global_compiler_lock
 
 from ..parameters import whole
-from .jit import Twins
 from .processors import affinity, cpu_quota
 from .threading_layer import TORN, Layer, choose_layer
+from .twins import Twins
 
 __all__ = ["get_num_threads", "is_one_call", "launch", "num_threads", "set_num_threads", "threading_info"]
 
@@ -166,13 +166,13 @@ def threading_info() -> dict[str, Any]:
 # ---- launching -----------------------------------------------------------------------------------------------------
 
 
-def launch(twins: Twins[Callable[..., None]], jobs: int, work: int, *arguments: Any) -> None:
-    """Run all `jobs` of a pair of twins: ``twins(first, last, workers, *arguments)``.
+def launch(twins: Twins[Callable[..., None]], jobs: int, work: int, workers: int, *arguments: Any) -> None:
+    """Run all `jobs` of a pair of twins with `arguments`, for at most `workers` of whom there is scratch.
 
-    Jobs must be independent of each other. `work` estimates their operations: too few are not worth a second thread.
+    `work` estimates the operations of all jobs: too few are not worth a second thread.
     Long work is cut into slices, between which Python sees Ctrl-C: what was done by then is whole jobs.
     """
-    workers = min(get_num_threads(), jobs)
+    workers = min(workers, jobs)
     layer = _chosen_layer() if workers > 1 else None
     if layer is None or work < layer.least_work:
         _run_slices(twins, None, jobs, 1, work, arguments)
@@ -231,7 +231,7 @@ def _run_slice(
     arguments: tuple[Any, ...],
 ) -> None:
     if layer is None or (layer.one_at_a_time and not _gate.acquire(blocking=False)):
-        twins.serial(first, last, 1, *arguments)
+        twins.serial(first, last, 0, *arguments)
         return
     # Appending and removing are atomic in Python, where counting is not.
     _running.append(None)
