@@ -10,26 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from numpy import float32, int32, uint32
+from numpy import float32, int32
 
 from ..geometry import Geometry
 from . import grad_gemm
 from .driver import cuda, inlined, kernel
-from .gemm_core import WORDS
 from .grad_core import WALK, result_place, slice_product
-from .intrinsics import (
-    ALIGNMENT,
-    bits_of,
-    fresh,
-    ldmatrix4_transposed,
-    load1,
-    mma_bf16,
-    mma_f16,
-    mma_tf32,
-    round_tf32,
-    store2,
-    sync_warp,
-)
+from .intrinsics import ALIGNMENT, bits_of, fresh, ldmatrix4_transposed, load1, mma_bf16, mma_f16, store2
 from .tensor_fragments import (
     FLOAT_CHUNK,
     FLOAT_MASK,
@@ -39,12 +26,16 @@ from .tensor_fragments import (
     HALF_CHUNK,
     HALF_MASK,
     HALF_SHIFT,
-    LARGE,
     STAGES,
     STAGES_X3,
-    add_fragment,
+    floats_place,
+    halves_place,
     own_place,
-    small_part,
+    right_floats,
+    right_halves,
+    slice_halves,
+    slice_tf32,
+    slice_tf32x3,
 )
 
 __all__ = ["KERNELS", "covers"]
@@ -52,15 +43,11 @@ __all__ = ["KERNELS", "covers"]
 
 @inlined
 def read_floats(thread, m_tile, n_tile, reading, fragments):
-    """Find where a lane reads numbers of 4 bytes: column g of row t of the first fragments.
-
-    The swizzle makes the place 8 columns further on that of the first with bits turned over by 8, and so on.
-    """
+    """Find where a lane reads numbers of 4 bytes: columns of both operands' fragments."""
     lane = int32(thread & 31)
     row, column = own_place(thread, n_tile, fragments)
-    g, t = int32(lane >> 2), int32(lane & 3)
-    reading[FROM_LEFT] = fresh(int32(int32(t * m_tile) + int32(row + int32(g + 8 * t))))
-    reading[FROM_RIGHT] = fresh(int32(WORDS * m_tile + int32(t * n_tile)) + int32(column + int32(g + 8 * t)))
+    reading[FROM_LEFT] = fresh(floats_place(lane, row, m_tile))
+    reading[FROM_RIGHT] = fresh(right_floats(lane, column, m_tile, n_tile))
 
 
 @inlined
@@ -71,108 +58,48 @@ def read_halves(thread, m_tile, n_tile, reading, fragments):
     """
     lane = int32(thread & 31)
     row, column = own_place(thread, n_tile, fragments)
-    position, chunk = int32(int32(lane & 7) + 8 * int32(lane >> 4)), int32(int32(row >> 3) + (int32(lane >> 3) & 1))
-    swizzled = int32(4 * int32(chunk ^ int32(lane & 7)))
-    reading[FROM_LEFT] = fresh(int32(int32(position * (m_tile // 2)) + swizzled))
-    position, chunk = int32(lane & 15), int32(int32(column >> 3) + int32(lane >> 4))
-    swizzled = int32(4 * int32(chunk ^ int32(lane & 7)))
-    reading[FROM_RIGHT] = fresh(int32(int32(WORDS * m_tile + int32(position * (n_tile // 2))) + swizzled))
+    position = int32(int32(lane & 7) + 8 * int32(lane >> 4))
+    reading[FROM_LEFT] = fresh(halves_place(lane, position, int32(row + int32(lane & 8)), m_tile))
+    reading[FROM_RIGHT] = fresh(right_halves(lane, column, m_tile, n_tile))
 
 
 @inlined
-def step_tf32(shared, read, reading, half, m_tile, n_tile, sums):
-    """Add eight positions, rounded to tf32."""
-    b = cuda.local.array((4, 2), uint32)
-    right = int32(read + reading[FROM_RIGHT])
-    for j in range(4):
-        for q in range(2):
-            b[j, q] = round_tf32(load1(shared, int32(right ^ (8 * j)), (8 * half + 4 * q) * n_tile))
-    left = int32(read + reading[FROM_LEFT])
-    for i in range(sums.shape[0]):
-        upper, lower = int32(left ^ (16 * i)), int32(left ^ (16 * i + 8))
-        a0, a1 = (
-            round_tf32(load1(shared, upper, 8 * half * m_tile)),
-            round_tf32(load1(shared, lower, 8 * half * m_tile)),
-        )
-        a2 = round_tf32(load1(shared, upper, (8 * half + 4) * m_tile))
-        a3 = round_tf32(load1(shared, lower, (8 * half + 4) * m_tile))
-        for j in range(4):
-            add_fragment(mma_tf32, (a0, a1, a2, a3), (b[j, 0], b[j, 1]), sums, i, j)
+def floats_of_left(shared, left, half, i, m_tile):
+    """Read left fragment `i` of half a part, numbers of 4 bytes: four words a lane."""
+    upper, lower = int32(left ^ (16 * i)), int32(left ^ (16 * i + 8))
+    a0, a1 = load1(shared, upper, 8 * half * m_tile), load1(shared, lower, 8 * half * m_tile)
+    a2, a3 = load1(shared, upper, (8 * half + 4) * m_tile), load1(shared, lower, (8 * half + 4) * m_tile)
+    return bits_of(a0), bits_of(a1), bits_of(a2), bits_of(a3)
 
 
 @inlined
-def split(value):
-    """Split a float32 into its large and its small tf32 part."""
-    large = uint32(bits_of(value) & uint32(LARGE))
-    return large, small_part(value, large)
-
-
-@inlined
-def step_tf32x3(shared, read, reading, half, m_tile, n_tile, sums):
-    """Add eight positions, three products each, of which one is of two large parts."""
-    large = cuda.local.array((4, 2), uint32)
-    small = cuda.local.array((4, 2), uint32)
-    right = int32(read + reading[FROM_RIGHT])
-    for j in range(4):
-        for q in range(2):
-            large[j, q], small[j, q] = split(load1(shared, int32(right ^ (8 * j)), (8 * half + 4 * q) * n_tile))
-    left = int32(read + reading[FROM_LEFT])
-    for i in range(sums.shape[0]):
-        upper, lower = int32(left ^ (16 * i)), int32(left ^ (16 * i + 8))
-        a0, s0 = split(load1(shared, upper, 8 * half * m_tile))
-        a1, s1 = split(load1(shared, lower, 8 * half * m_tile))
-        a2, s2 = split(load1(shared, upper, (8 * half + 4) * m_tile))
-        a3, s3 = split(load1(shared, lower, (8 * half + 4) * m_tile))
-        for j in range(4):
-            add_fragment(mma_tf32, (s0, s1, s2, s3), (large[j, 0], large[j, 1]), sums, i, j)
-        for j in range(4):
-            add_fragment(mma_tf32, (a0, a1, a2, a3), (small[j, 0], small[j, 1]), sums, i, j)
-        for j in range(4):
-            add_fragment(mma_tf32, (a0, a1, a2, a3), (large[j, 0], large[j, 1]), sums, i, j)
-
-
-@inlined
-def step_halves(instruction, shared, read, reading, half, m_tile, n_tile, sums):
-    """Add sixteen positions of numbers of 2 bytes."""
-    b = cuda.local.array((4, 2), uint32)
-    right = int32(read + reading[FROM_RIGHT])
-    for j in range(2):
-        r = ldmatrix4_transposed(shared, int32(right ^ (8 * j)), 8 * n_tile * half)
-        b[2 * j, 0], b[2 * j, 1], b[2 * j + 1, 0], b[2 * j + 1, 1] = r
-    left = int32(read + reading[FROM_LEFT])
-    for i in range(sums.shape[0]):
-        a = ldmatrix4_transposed(shared, int32(left ^ (8 * i)), 8 * m_tile * half)
-        for j in range(4):
-            add_fragment(instruction, a, (b[j, 0], b[j, 1]), sums, i, j)
+def halves_of_left(shared, left, half, i, m_tile):
+    """Read left fragment `i` of half a part, numbers of 2 bytes: four words a lane."""
+    return ldmatrix4_transposed(shared, int32(left ^ (8 * i)), 8 * m_tile * half)
 
 
 @inlined
 def multiply_tf32(shared, read, reading, m_tile, n_tile, sums):
     """Add a part of a slice in tf32."""
-    step_tf32(shared, read, reading, 0, m_tile, n_tile, sums)
-    step_tf32(shared, read, reading, 1, m_tile, n_tile, sums)
+    slice_tf32(floats_of_left, shared, read, reading, m_tile, n_tile, sums)
 
 
 @inlined
 def multiply_tf32x3(shared, read, reading, m_tile, n_tile, sums):
     """Add a part of a slice in 3xTF32."""
-    step_tf32x3(shared, read, reading, 0, m_tile, n_tile, sums)
-    sync_warp()  # see `tensor_fragments.multiply_tf32x3`
-    step_tf32x3(shared, read, reading, 1, m_tile, n_tile, sums)
+    slice_tf32x3(floats_of_left, shared, read, reading, m_tile, n_tile, sums)
 
 
 @inlined
 def multiply_bf16(shared, read, reading, m_tile, n_tile, sums):
     """Add a part of a slice of bfloat16."""
-    step_halves(mma_bf16, shared, read, reading, 0, m_tile, n_tile, sums)
-    step_halves(mma_bf16, shared, read, reading, 1, m_tile, n_tile, sums)
+    slice_halves(mma_bf16, halves_of_left, shared, read, reading, m_tile, n_tile, sums)
 
 
 @inlined
 def multiply_f16(shared, read, reading, m_tile, n_tile, sums):
     """Add a part of a slice of float16."""
-    step_halves(mma_f16, shared, read, reading, 0, m_tile, n_tile, sums)
-    step_halves(mma_f16, shared, read, reading, 1, m_tile, n_tile, sums)
+    slice_halves(mma_f16, halves_of_left, shared, read, reading, m_tile, n_tile, sums)
 
 
 @inlined
@@ -221,100 +148,116 @@ def read_halves2(thread, m_tile, n_tile, reading):
     read_halves(thread, m_tile, n_tile, reading, 2)
 
 
+@inlined
+def tile_of_floats(
+    windows, points, partial, table, rows_of_slice, shared, sums, m_tile, n_tile, threads, start_reading
+):
+    """Make a tile in tf32; the walk's numbers stand in registers."""
+    walk = cuda.local.array(WALK, int32)
+    slice_product(
+        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, m_tile, n_tile, threads, STAGES,
+        FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, False, start_reading, multiply_tf32, store_sums,
+    )  # fmt: skip
+
+
+@inlined
+def tile_of_split_floats(
+    windows, points, partial, table, rows_of_slice, shared, walk, sums, m_tile, n_tile, threads, start_reading
+):
+    """Make a tile in 3xTF32; the walk's numbers stand in shared memory, one column a thread."""
+    slice_product(
+        windows, points, partial, table, rows_of_slice, shared, walk, int32(cuda.threadIdx.x), threads, sums, m_tile,
+        n_tile, threads, STAGES_X3, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, False, start_reading, multiply_tf32x3,
+        store_sums,
+    )  # fmt: skip
+
+
+@inlined
+def tile_of_halves(
+    windows, points, partial, table, rows_of_slice, shared, sums, m_tile, n_tile, threads, start_reading, multiply
+):
+    """Make a tile of numbers of 2 bytes; the walk's numbers stand in registers."""
+    walk = cuda.local.array(WALK, int32)
+    slice_product(
+        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, m_tile, n_tile, threads, STAGES,
+        HALF_CHUNK, HALF_MASK, HALF_SHIFT, False, start_reading, multiply, store_sums,
+    )  # fmt: skip
+
+
 @kernel(launch_bounds=(256, 2))
 def tf32_128x128(windows, points, partial, table, rows_of_slice):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
-    walk = cuda.local.array(WALK, int32)
     sums = cuda.local.array((4, 16), float32)
-    slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, 128, 128, 256,
-        STAGES, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, False, read_floats4, multiply_tf32, store_sums,
-    )  # fmt: skip
+    tile_of_floats(windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, read_floats4)
 
 
 @kernel(launch_bounds=(128, 4))
 def tf32_64x64(windows, points, partial, table, rows_of_slice):
     """Make tiles of 64 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
-    walk = cuda.local.array(WALK, int32)
     sums = cuda.local.array((2, 16), float32)
-    slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, 64, 64, 128,
-        STAGES, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, False, read_floats2, multiply_tf32, store_sums,
-    )  # fmt: skip
+    tile_of_floats(windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, read_floats2)
 
 
 @kernel(launch_bounds=(256, 2))
 def tf32x3_128x128(windows, points, partial, table, rows_of_slice):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(2 * 16 * 256, float32, alignment=ALIGNMENT)
-    walk = cuda.shared.array(1024, int32)
+    walk = cuda.shared.array(4 * 256, int32)
     sums = cuda.local.array((4, 16), float32)
-    slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, int32(cuda.threadIdx.x), 256, sums, 128, 128, 256,
-        STAGES_X3, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, False, read_floats4, multiply_tf32x3, store_sums,
-    )  # fmt: skip
+    tile_of_split_floats(
+        windows, points, partial, table, rows_of_slice, shared, walk, sums, 128, 128, 256, read_floats4
+    )
 
 
 @kernel(launch_bounds=(128, 4))
 def tf32x3_64x64(windows, points, partial, table, rows_of_slice):
     """Make tiles of 64 rows and 64 columns."""
     shared = cuda.shared.array(2 * 16 * 128, float32, alignment=ALIGNMENT)
-    walk = cuda.shared.array(512, int32)
+    walk = cuda.shared.array(4 * 128, int32)
     sums = cuda.local.array((2, 16), float32)
-    slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, int32(cuda.threadIdx.x), 128, sums, 64, 64, 128,
-        STAGES_X3, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, False, read_floats2, multiply_tf32x3, store_sums,
-    )  # fmt: skip
+    tile_of_split_floats(windows, points, partial, table, rows_of_slice, shared, walk, sums, 64, 64, 128, read_floats2)
 
 
 @kernel(launch_bounds=(256, 2))
 def bf16_128x128(windows, points, partial, table, rows_of_slice):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
-    walk = cuda.local.array(WALK, int32)
     sums = cuda.local.array((4, 16), float32)
-    slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, 128, 128, 256,
-        STAGES, HALF_CHUNK, HALF_MASK, HALF_SHIFT, False, read_halves4, multiply_bf16, store_sums,
-    )  # fmt: skip
+    tile_of_halves(
+        windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, read_halves4, multiply_bf16
+    )
 
 
 @kernel(launch_bounds=(128, 4))
 def bf16_64x64(windows, points, partial, table, rows_of_slice):
     """Make tiles of 64 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
-    walk = cuda.local.array(WALK, int32)
     sums = cuda.local.array((2, 16), float32)
-    slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, 64, 64, 128,
-        STAGES, HALF_CHUNK, HALF_MASK, HALF_SHIFT, False, read_halves2, multiply_bf16, store_sums,
-    )  # fmt: skip
+    tile_of_halves(
+        windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, read_halves2, multiply_bf16
+    )
 
 
 @kernel(launch_bounds=(256, 2))
 def f16_128x128(windows, points, partial, table, rows_of_slice):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
-    walk = cuda.local.array(WALK, int32)
     sums = cuda.local.array((4, 16), float32)
-    slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, 128, 128, 256,
-        STAGES, HALF_CHUNK, HALF_MASK, HALF_SHIFT, False, read_halves4, multiply_f16, store_sums,
-    )  # fmt: skip
+    tile_of_halves(
+        windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, read_halves4, multiply_f16
+    )
 
 
 @kernel(launch_bounds=(128, 4))
 def f16_64x64(windows, points, partial, table, rows_of_slice):
     """Make tiles of 64 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
-    walk = cuda.local.array(WALK, int32)
     sums = cuda.local.array((2, 16), float32)
-    slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, 64, 64, 128,
-        STAGES, HALF_CHUNK, HALF_MASK, HALF_SHIFT, False, read_halves2, multiply_f16, store_sums,
-    )  # fmt: skip
+    tile_of_halves(
+        windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, read_halves2, multiply_f16
+    )
 
 
 KERNELS: dict[tuple[str, str], Any] = {

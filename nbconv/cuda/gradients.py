@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..geometry import Axis, Geometry
-from . import depthwise_grad, grad_gemm
+from . import depthwise_grad, grad_gemm, grad_tensor
 from . import grad_general as general
 from . import table as T
 from .arrays import DeviceArray, empty, flat, memory_of, scratch
 from .backend import Operands, compute_dtype, contiguous, product
 from .packing import THREADS as COPY_THREADS
 from .packing import pack_table, widen_numbers
-from .plan import Launch, over_items, tiles_run, upload_table
+from .plan import ITEMSIZES, Launch, over_items, tensor_kind, tiles_run, upload_table
 
 __all__ = ["grad_bias", "grad_weight", "grad_x"]
 
@@ -92,12 +92,14 @@ def grad_weight(
     if not grad.size:
         return grad
     windows, points = contiguous(windows, stream), contiguous(points, stream)
-    dtype, aligned = weight.dtype, windows.aligned and points.aligned
-    if dtype in ("float16", "bfloat16") and tiles_run(weight.device) and grad_gemm.covers(pairs):
-        # The tiles multiply float32: copies cost less than what they gain.
+    kind = _tensor_kind(pairs, weight.dtype, windows.aligned and points.aligned, precision, weight.device)
+    dtype = weight.dtype
+    if kind is None and dtype in ("float16", "bfloat16") and tiles_run(weight.device) and grad_gemm.covers(pairs):
+        # What is left for the tiles are those of float32: copies cost less than what they gain.
         windows, points = (_widened(array, 1 + i, stream) for i, array in enumerate((windows, points)))
-        dtype, aligned = "float32", windows.aligned and points.aligned
-    slices, rows, launch, finish = _weight_launches(pairs, dtype, aligned, weight.device)
+        dtype = "float32"
+    aligned = windows.aligned and points.aligned
+    slices, rows, launch, finish = _weight_launches(pairs, dtype, kind, aligned, weight.device)
     table, places = _weight_tables(pairs, grad.steps, weight.device)
     sums = scratch(0, max(1, slices) * grad.size, compute_dtype(weight.dtype), grad_output, stream)
     launch(stream, flat(windows), flat(points), flat(sums), table, np.int32(rows))
@@ -117,18 +119,29 @@ def _widen_launch(size: int) -> Launch:
     return over_items(widen_numbers, size, COPY_THREADS)
 
 
+def _tensor_kind(pairs: Geometry, dtype: str, aligned: bool, precision: str, device: int) -> str | None:
+    """Name the arithmetic of the tensor cores that makes the weight's gradient; None where they do not."""
+    itemsize = ITEMSIZES.get(dtype)
+    if itemsize is None or not aligned or not tiles_run(device) or not grad_tensor.covers(pairs, itemsize):
+        return None
+    return tensor_kind(dtype, precision)
+
+
 @lru_cache(maxsize=1024)
-def _weight_launches(pairs: Geometry, dtype: str, aligned: bool, device: int) -> tuple[int, int, Launch, Launch]:
-    """Give (slices, rows of a slice, launch of the slices, launch of their sum).
+def _weight_launches(
+    pairs: Geometry, dtype: str, kind: str | None, aligned: bool, device: int
+) -> tuple[int, int, Launch, Launch]:
+    """Give (slices, rows of a slice, launch of the slices, launch of their sum); `kind` as `_tensor_kind` names it.
 
     The slices depend on shapes only, so that every device gives the same bits.
     """
     all_rows = pairs.n * math.prod(axis.out for axis in pairs.axes)
     numbers = math.prod(axis.taps for axis in pairs.axes) * (pairs.c_in // pairs.groups) * pairs.c_out
     finish = over_items(general.sum_weight_slices, numbers, general.THREADS)
-    if dtype == "float32" and aligned and tiles_run(device) and grad_gemm.covers(pairs):
+    if kind or (dtype == "float32" and aligned and tiles_run(device) and grad_gemm.covers(pairs)):
         tile, rows = grad_gemm.choose(pairs)
-        kernel = grad_gemm.KERNELS[tile, grad_gemm.needs_mask(pairs)]
+        masked = grad_gemm.needs_mask(pairs)
+        kernel = grad_tensor.KERNELS[kind, tile] if kind else grad_gemm.KERNELS[tile, masked]
         return -(-all_rows // rows), rows, Launch(kernel, *grad_gemm.launch(pairs, tile, rows)), finish
     kernel, items = general.weight_slices_narrow, numbers
     if dtype != "float64" and aligned and depthwise_grad.covers(pairs):

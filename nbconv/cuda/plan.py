@@ -14,7 +14,21 @@ from . import depthwise, gemm, gemm_tiles, general, tensor_core
 from . import table as T
 from .driver import SIMULATED, compute_capability, cuda, wait
 
-__all__ = ["MOST_Z", "Key", "Launch", "Plan", "make_plan", "over_items", "tiles_run", "upload_table"]
+__all__ = [
+    "ITEMSIZES",
+    "MOST_Z",
+    "Key",
+    "Launch",
+    "Plan",
+    "make_plan",
+    "over_items",
+    "tensor_kind",
+    "tiles_run",
+    "upload_table",
+]
+
+ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of the types that the tiled kernels multiply."""
 
 # Of float32: three tf32 products of large and small parts keep its accuracy, and are faster than its own units.
 PRECISIONS = {"high": "tf32x3", "tf32": "tf32"}
@@ -97,6 +111,11 @@ def tiles_run(device: int) -> bool:
     return compute_capability(device) >= (8, 0)
 
 
+def tensor_kind(dtype: str, precision: str) -> str:
+    """Name the arithmetic of the tensor cores for arrays of a type: one of `tensor_core.KINDS`."""
+    return {"float16": "f16", "bfloat16": "bf16"}.get(dtype) or PRECISIONS[precision]
+
+
 def _depthwise(key: Key) -> Launch | None:
     if key.dtype == "float64" or not key.aligned or not depthwise.covers(key.geometry):
         return None
@@ -107,10 +126,10 @@ def _depthwise(key: Key) -> Launch | None:
 
 
 def _tiled(key: Key) -> Launch | None:
-    geometry, itemsize = key.geometry, {"float32": 4, "float16": 2, "bfloat16": 2}.get(key.dtype)
+    geometry, itemsize = key.geometry, ITEMSIZES.get(key.dtype)
     if itemsize is None or not key.aligned or not tiles_run(key.device) or not gemm_tiles.covers(geometry):
         return None
-    kind = {"float16": "f16", "bfloat16": "bf16"}.get(key.dtype) or PRECISIONS[key.precision]
+    kind = tensor_kind(key.dtype, key.precision)
     masked = gemm_tiles.needs_mask(geometry, itemsize)
     if kind == "tf32x3" and geometry.c_out // geometry.groups <= FEW_COLUMNS:
         tile = gemm_tiles.choose(geometry)

@@ -54,31 +54,59 @@ def left_place(row, lane):
 
 
 @inlined
-def read_floats(thread, m_tile, n_tile, reading, fragments):
-    """Find where a lane reads numbers of 4 bytes: rows of the left fragments; column g of row t of the first right one.
+def floats_place(lane, column, tile):
+    """Give where a lane reads an operand of 4-byte numbers that lies step by step: column g of row t of a fragment.
 
-    The swizzle makes the place of right fragment `j` that of the first with bits 8 and 16 turned over by `8 * j`.
+    The swizzle makes the place 8 columns further on this one with bit 8 turned over, 16 columns the one with bit 16.
     """
+    t = int32(lane & 3)
+    return int32(int32(t * tile) + int32(column + int32(int32(lane >> 2) + 8 * t)))
+
+
+@inlined
+def halves_place(lane, step, column, tile):
+    """Give where a lane's row of the matrices of an operand of 2-byte numbers lies, its step and column being given.
+
+    The swizzle makes the place 16 columns further on this one with bit 8 turned over, and so on.
+    """
+    return int32(int32(step * (tile // 2)) + 4 * int32(int32(column >> 3) ^ int32(lane & 7)))
+
+
+@inlined
+def right_floats(lane, column, m_tile, n_tile):
+    """Find where a lane reads the right fragments of numbers of 4 bytes."""
+    return int32(WORDS * m_tile + floats_place(lane, column, n_tile))
+
+
+@inlined
+def right_halves(lane, column, m_tile, n_tile):
+    """Find where a lane reads the right fragments of numbers of 2 bytes: the third matrix is 8 columns further on."""
+    place = halves_place(lane, int32(lane & 15), int32(column + 8 * int32(lane >> 4)), n_tile)
+    return int32(WORDS * m_tile + place)
+
+
+@inlined
+def read_floats(thread, m_tile, n_tile, reading, fragments):
+    """Find where a lane reads numbers of 4 bytes: rows of the left fragments, columns of the right ones."""
     lane = int32(thread & 31)
     row, column = own_place(thread, n_tile, fragments)
     reading[FROM_LEFT] = fresh(left_place(row, lane))
-    t = int32(lane & 3)
-    start = int32(int32(WORDS * m_tile + int32(t * n_tile)) + int32(column + int32(lane >> 2)))
-    reading[FROM_RIGHT] = fresh(int32(start + 8 * t))
+    reading[FROM_RIGHT] = fresh(right_floats(lane, column, m_tile, n_tile))
 
 
 @inlined
 def read_halves(thread, m_tile, n_tile, reading, fragments):
-    """Find where a lane reads numbers of 2 bytes: its rows of the matrices.
-
-    The swizzle makes the place of right fragments `2 * j` that of the first ones with bit 8 turned over by `8 * j`.
-    """
+    """Find where a lane reads numbers of 2 bytes: its rows of the matrices."""
     lane = int32(thread & 31)
     row, column = own_place(thread, n_tile, fragments)
     reading[FROM_LEFT] = fresh(left_place(row, lane))
-    start = int32(WORDS * m_tile + int32(int32(lane & 15) * (n_tile // 2)))
-    chunk = int32(int32(column >> 3) + int32(lane >> 4))
-    reading[FROM_RIGHT] = fresh(int32(start + 4 * int32(chunk ^ int32(lane & 7))))
+    reading[FROM_RIGHT] = fresh(right_halves(lane, column, m_tile, n_tile))
+
+
+@inlined
+def rows_of_left(shared, left, half, i, m_tile):
+    """Read left fragment `i` of half a slice that lies row by row: four words a lane, numbers of either size."""
+    return ldmatrix4(shared, left, 8 * m_tile * half + 128 * i)
 
 
 @inlined
@@ -90,8 +118,15 @@ def add_fragment(instruction, a, b, sums, i, j):
 
 
 @inlined
-def step_tf32(shared, read, reading, half, m_tile, n_tile, sums):
-    """Add eight steps of the reduction, rounded to tf32."""
+def split(value):
+    """Split a float32 into its large and its small tf32 part; the unit ignores the bits below."""
+    large = uint32(bits_of(value) & uint32(LARGE))
+    return large, uint32(bits_of(float32(value - float_of(large))) + uint32(HALF_UNIT))
+
+
+@inlined
+def step_tf32(left_words, shared, read, reading, half, m_tile, n_tile, sums):
+    """Add eight steps of the reduction, rounded to tf32; `left_words(shared, left, half, i, m_tile)` reads the left."""
     b = cuda.local.array((4, 2), uint32)
     right = int32(read + reading[FROM_RIGHT])
     for j in range(4):
@@ -99,7 +134,7 @@ def step_tf32(shared, read, reading, half, m_tile, n_tile, sums):
             b[j, q] = round_tf32(load1(shared, int32(right ^ (8 * j)), (8 * half + 4 * q) * n_tile))
     left = int32(read + reading[FROM_LEFT])
     for i in range(sums.shape[0]):
-        r = ldmatrix4(shared, left, 8 * m_tile * half + 128 * i)
+        r = left_words(shared, left, half, i, m_tile)
         a0, a1 = round_tf32(float_of(r[0])), round_tf32(float_of(r[1]))
         a2, a3 = round_tf32(float_of(r[2])), round_tf32(float_of(r[3]))
         for j in range(4):
@@ -107,29 +142,21 @@ def step_tf32(shared, read, reading, half, m_tile, n_tile, sums):
 
 
 @inlined
-def small_part(value, large):
-    """Give what `large`, the upper bits of a float32, leaves of it, rounded to tf32: the unit ignores lower bits."""
-    return uint32(bits_of(float32(value - float_of(large))) + uint32(HALF_UNIT))
-
-
-@inlined
-def step_tf32x3(shared, read, reading, half, m_tile, n_tile, sums):
+def step_tf32x3(left_words, shared, read, reading, half, m_tile, n_tile, sums):
     """Add eight steps of the reduction, three products each, of which one is of two large parts."""
     large = cuda.local.array((4, 2), uint32)
     small = cuda.local.array((4, 2), uint32)
     right = int32(read + reading[FROM_RIGHT])
     for j in range(4):
         for q in range(2):
-            value = load1(shared, int32(right ^ (8 * j)), (8 * half + 4 * q) * n_tile)
-            large[j, q] = uint32(bits_of(value) & uint32(LARGE))
-            small[j, q] = small_part(value, large[j, q])
+            large[j, q], small[j, q] = split(load1(shared, int32(right ^ (8 * j)), (8 * half + 4 * q) * n_tile))
     left = int32(read + reading[FROM_LEFT])
     for i in range(sums.shape[0]):
-        r = ldmatrix4(shared, left, 8 * m_tile * half + 128 * i)
-        a0, a1 = uint32(r[0] & uint32(LARGE)), uint32(r[1] & uint32(LARGE))
-        a2, a3 = uint32(r[2] & uint32(LARGE)), uint32(r[3] & uint32(LARGE))
-        s0, s1 = small_part(float_of(r[0]), a0), small_part(float_of(r[1]), a1)
-        s2, s3 = small_part(float_of(r[2]), a2), small_part(float_of(r[3]), a3)
+        r = left_words(shared, left, half, i, m_tile)
+        a0, s0 = split(float_of(r[0]))
+        a1, s1 = split(float_of(r[1]))
+        a2, s2 = split(float_of(r[2]))
+        a3, s3 = split(float_of(r[3]))
         for j in range(4):
             add_fragment(mma_tf32, (s0, s1, s2, s3), (large[j, 0], large[j, 1]), sums, i, j)
         for j in range(4):
@@ -139,7 +166,7 @@ def step_tf32x3(shared, read, reading, half, m_tile, n_tile, sums):
 
 
 @inlined
-def step_halves(instruction, shared, read, reading, half, m_tile, n_tile, sums):
+def step_halves(instruction, left_words, shared, read, reading, half, m_tile, n_tile, sums):
     """Add sixteen steps of the reduction of numbers of 2 bytes."""
     b = cuda.local.array((4, 2), uint32)
     right = int32(read + reading[FROM_RIGHT])
@@ -148,38 +175,55 @@ def step_halves(instruction, shared, read, reading, half, m_tile, n_tile, sums):
         b[2 * j, 0], b[2 * j, 1], b[2 * j + 1, 0], b[2 * j + 1, 1] = r
     left = int32(read + reading[FROM_LEFT])
     for i in range(sums.shape[0]):
-        a = ldmatrix4(shared, left, 8 * m_tile * half + 128 * i)
+        a = left_words(shared, left, half, i, m_tile)
         for j in range(4):
             add_fragment(instruction, a, (b[j, 0], b[j, 1]), sums, i, j)
 
 
 @inlined
+def slice_tf32(left_words, shared, read, reading, m_tile, n_tile, sums):
+    """Add a slice in tf32."""
+    step_tf32(left_words, shared, read, reading, 0, m_tile, n_tile, sums)
+    step_tf32(left_words, shared, read, reading, 1, m_tile, n_tile, sums)
+
+
+@inlined
+def slice_tf32x3(left_words, shared, read, reading, m_tile, n_tile, sums):
+    """Add a slice in 3xTF32."""
+    step_tf32x3(left_words, shared, read, reading, 0, m_tile, n_tile, sums)
+    sync_warp()  # or else the second half's operands are loaded during the first, and take too many registers
+    step_tf32x3(left_words, shared, read, reading, 1, m_tile, n_tile, sums)
+
+
+@inlined
+def slice_halves(instruction, left_words, shared, read, reading, m_tile, n_tile, sums):
+    """Add a slice of numbers of 2 bytes."""
+    step_halves(instruction, left_words, shared, read, reading, 0, m_tile, n_tile, sums)
+    step_halves(instruction, left_words, shared, read, reading, 1, m_tile, n_tile, sums)
+
+
+@inlined
 def multiply_tf32(shared, read, reading, m_tile, n_tile, sums):
     """Add a slice in tf32."""
-    step_tf32(shared, read, reading, 0, m_tile, n_tile, sums)
-    step_tf32(shared, read, reading, 1, m_tile, n_tile, sums)
+    slice_tf32(rows_of_left, shared, read, reading, m_tile, n_tile, sums)
 
 
 @inlined
 def multiply_tf32x3(shared, read, reading, m_tile, n_tile, sums):
     """Add a slice in 3xTF32."""
-    step_tf32x3(shared, read, reading, 0, m_tile, n_tile, sums)
-    sync_warp()  # or else the second half's operands are loaded during the first, and take too many registers
-    step_tf32x3(shared, read, reading, 1, m_tile, n_tile, sums)
+    slice_tf32x3(rows_of_left, shared, read, reading, m_tile, n_tile, sums)
 
 
 @inlined
 def multiply_bf16(shared, read, reading, m_tile, n_tile, sums):
     """Add a slice of bfloat16."""
-    step_halves(mma_bf16, shared, read, reading, 0, m_tile, n_tile, sums)
-    step_halves(mma_bf16, shared, read, reading, 1, m_tile, n_tile, sums)
+    slice_halves(mma_bf16, rows_of_left, shared, read, reading, m_tile, n_tile, sums)
 
 
 @inlined
 def multiply_f16(shared, read, reading, m_tile, n_tile, sums):
     """Add a slice of float16."""
-    step_halves(mma_f16, shared, read, reading, 0, m_tile, n_tile, sums)
-    step_halves(mma_f16, shared, read, reading, 1, m_tile, n_tile, sums)
+    slice_halves(mma_f16, rows_of_left, shared, read, reading, m_tile, n_tile, sums)
 
 
 @inlined

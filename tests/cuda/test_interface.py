@@ -15,7 +15,7 @@ import nbconv
 from tests.cuda import strangers
 from tests.cuda.lanes import needs_compiler
 from tests.cuda.strangers import Capsule, Cupy, CupyArray, Interface, Stream, Tensor, Torch, cupy, torch  # noqa: F401
-from tests.helpers import Array, assert_equal, whole_numbers
+from tests.helpers import DTYPES, Array, assert_equal, whole_numbers
 
 needs_compiler()
 
@@ -107,6 +107,50 @@ def test_capsules_free_what_they_hold() -> None:
     assert seen() is not None
     del tensor
     assert seen() is None
+
+
+# ---- the kernels of the weight's gradient ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "channels", "params", "kernels"),
+    [
+        ("float32", "high", 12, {}, ["tf32x3_64x64"]),
+        ("float32", "tf32", 12, {}, ["tf32_64x64"]),
+        ("float16", "high", 16, {}, ["f16_64x64"]),
+        ("bfloat16", "high", 16, {}, ["bf16_64x64"]),
+        # What tensor cores do not take goes to the tiles of float32, half types after a copy.
+        ("float32", "high", 10, {}, ["grad_64x64_masked"]),
+        ("float32", "tf32", 12, {"padding_mode": "circular"}, ["grad_64x64_masked"]),
+        ("bfloat16", "high", 12, {}, ["widen_numbers", "widen_numbers", "grad_64x64"]),
+        ("float64", "high", 12, {}, ["weight_slices_wide"]),
+    ],
+)
+def test_weight_gradients_by_type_and_precision(
+    device: Any, dtype: str, precision: str, channels: int, params: dict[str, Any], kernels: list[str]
+) -> None:
+    x, weight = (whole_numbers(RNG, shape, DTYPES[dtype]) for shape in ((2, 40, channels), (16, channels, 3)))
+    dy = whole_numbers(RNG, (2, 40, 16), DTYPES[dtype])
+    options: dict[str, Any] = {"needs": ("weight",), "padding": 1, **params}
+    there = nbconv.conv1d_backward(dy, x, weight, **options, precision=precision, device="cuda")
+    here = nbconv.conv1d_backward(*(array.astype(float) for array in (dy, x, weight)), **options)
+    assert_equal(there.weight, here.weight)
+    assert [name for name, _ in device.launches] == [*kernels, "sum_weight_slices"]
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize(("precision", "error"), [("high", 2.0**-20), ("tf32", 2.0**-10)])
+def test_precision_of_weight_gradients(precision: str, error: float) -> None:
+    """Of real numbers, in units of the sum of the products' sizes."""
+    dy, x = RNG.random((2, 60, 8), np.float32) - 0.5, RNG.random((2, 64, 8), np.float32) - 0.5
+    weight = np.zeros((8, 8, 5), np.float32)
+    there = nbconv.conv1d_backward(dy, x, weight, needs=("weight",), precision=precision, device="cuda").weight
+    exact, sizes = (
+        nbconv.conv1d_backward(f(dy.astype(float)), f(x.astype(float)), weight.astype(float), needs=("weight",)).weight
+        for f in (np.asarray, np.abs)
+    )
+    assert (np.abs(there - exact) <= error * sizes).all()
+    assert precision == "high" or (np.abs(there - exact) > 2.0**-20 * sizes).any()
 
 
 # ---- streams, copies -----------------------------------------------------------------------------------------------

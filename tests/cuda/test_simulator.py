@@ -277,15 +277,16 @@ def test_half_types_are_widened_for_tiles(dtype: str, monkeypatch: pytest.Monkey
     make = gradients._weight_launches
     asked = []
 
-    def general_launches(pairs: Any, kind: str, aligned: bool, device: int) -> Any:
-        asked.append(kind)
-        return make(pairs, kind, False, device)  # no tile takes what is not aligned
+    def general_launches(pairs: Any, dtype: str, kind: str | None, aligned: bool, device: int) -> Any:
+        asked.append((dtype, kind))
+        return make(pairs, dtype, None, False, device)  # no tile takes what is not aligned
 
     monkeypatch.setattr(gradients, "tiles_run", lambda device: True)
     monkeypatch.setattr(gradients, "_weight_launches", general_launches)
     for length in (50, 90, 40):  # scratch memory grows, and is then longer than what it holds
-        check_gradients(Case("conv1d", (1, length, 8), (8, 8, 3), {"padding": 1}), DTYPES[dtype])
-    assert asked == ["float32"] * 3
+        check_gradients(Case("conv1d", (1, length, 12), (8, 12, 3), {"padding": 1}), DTYPES[dtype])
+    check_gradients(Case("conv1d", (1, 40, 8), (8, 8, 3), {"padding": 1}), DTYPES[dtype])
+    assert asked == [("float32", None)] * 3 + [(dtype, {"float16": "f16", "bfloat16": "bf16"}[dtype])]
 
 
 def test_gradients_of_host_arrays() -> None:
