@@ -15,7 +15,13 @@ from numba.core import codegen, compiler
 __all__ = ["link_only"]
 
 _number = itertools.count()
-_HOOKS = ("_ensure_finalized", "_finalize_dynamic_globals", "_finalize_final_module", "_optimize_final_module")
+_HOOKS = (
+    "_ensure_finalized",
+    "_finalize_dynamic_globals",
+    "_finalize_final_module",
+    "_optimize_final_module",
+    "_optimize_functions",
+)
 
 
 def link_only() -> dict[str, Any]:
@@ -37,6 +43,9 @@ def _compiler_of(library_class: Any) -> Any:
         def get_pointer_to_function(self, name: str) -> int:
             self._ensure_finalized()
             return 0
+
+        def _optimize_functions(self, module: Any) -> None:
+            module.data_layout = self._codegen._data_layout
 
         def _optimize_final_module(self) -> None:
             pass
