@@ -85,7 +85,7 @@ def _dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     """Name every step and what does it; of two steps with one name, one is enough."""
     from .cpu.backend import activation_address
-    from .cpu.tiles import full_tiles, max_sliding_rows, max_vectors
+    from .cpu.tiles import full_tiles, sliding_rows
     from .runtime.calls import addition
     from .runtime.microkernel import Slide, sliding_kernel, tile_kernel
 
@@ -96,11 +96,11 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     for name, kind, full, vectors in full_tiles(compute):
         for rows in range(1, full + 1):
             yield f"{compute} {name} tile {rows}x{vectors}", partial(tile_kernel, compute, kind, rows, vectors)
-    for slide in (Slide(taps, stride, 1) for taps, stride in _WINDOWS):
-        full = max_sliding_rows(slide.taps)
-        for rows, vectors in itertools.product((full, full // 2), range(1, max_vectors() + 1)):
-            name = f"{compute} window of {slide.taps} by {slide.stride}, tile {rows}x{vectors}"
-            yield name, partial(sliding_kernel, compute, slide, rows, vectors)
+    for taps, stride in _WINDOWS:
+        for rows, left, right in itertools.product(sliding_rows(taps), *[(0, taps // 2)] * 2):
+            slide = Slide(taps, stride, 1, left, right)
+            name = f"{compute} window of {taps} by {stride}, {rows} rows, margins {left} and {right}"
+            yield name, partial(sliding_kernel, compute, slide, rows)
     for activation, parameter in ACTIVATIONS.items():
         yield f"{compute} {activation}", partial(activation_address, (activation, parameter), compute)
     for name in ("float16", "bfloat16") if dtype.itemsize == 2 else (dtype.name,):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from nbconv.cpu.tiles import (
     max_grouped_vectors,
     max_narrow_rows,
     max_rows,
-    max_sliding_rows,
     max_vectors,
+    sliding_rows,
 )
 from nbconv.runtime.jit import serial
 from nbconv.runtime.microkernel import (
@@ -40,11 +41,11 @@ GAP = 3  # numbers between the rows of an output
 @serial
 def compiled_run_tile(
     kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
-    init, init_start, init_row, c, c_start, c_row, last_columns, tiles,
+    init, init_start, init_row, c, c_start, c_row, columns, tiles,
 ):  # fmt: skip
     run_tile(
         kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
-        init, init_start, init_row, c, c_start, c_row, last_columns, tiles,
+        init, init_start, init_row, c, c_start, c_row, columns, tiles,
     )  # fmt: skip
 
 
@@ -82,11 +83,11 @@ def check_tile(dtype: np.dtype, kind: int, rows: int, vectors: int, last: int, r
     arguments: tuple[Any, ...] = (
         a, 0, a_row, a_k, a_taps, b, 0, b_k, b_taps, 0, taps, run, bias, 1, 0,
     )  # fmt: skip
-    place = (GAP, columns + GAP, last, tiles)
+    place = (GAP, columns + GAP, columns, tiles)
     compiled_run_tile(tile_kernel(dtype, kind, rows, vectors), *arguments, c, *place)
 
     expected = np.full_like(c, np.nan)
-    twin = (kind << 24) | (rows << 16) | (vectors << 8) | width
+    twin = (kind << 16) | (rows << 8) | vectors
     run_tile(twin, *arguments, expected, *place)
     np.testing.assert_array_equal(c, expected)
     assert np.isnan(c).sum() == GAP + all_rows * GAP
@@ -119,23 +120,31 @@ def test_narrow_tiles(dtype: np.dtype, run: int) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(
-    "slide", [Slide(3, 1, 1), Slide(3, 2, 1), Slide(5, 1, 2), Slide(2, 3, 2), Slide(7, 1, 1)], ids=str
-)
+    "slide",
+    [
+        Slide(3, 1, 1), Slide(3, 2, 1), Slide(5, 1, 2), Slide(2, 3, 2), Slide(7, 1, 1), Slide(7, 1, 1, 3, 3),
+        Slide(3, 2, 1, 1, 0), Slide(5, 1, 2, 0, 4), Slide(3, 1, 4, 4, 4), Slide(3, 1, 1, 99, 0),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_sliding_tiles(dtype: np.dtype, slide: Slide) -> None:
-    """They give what plain depthwise tiles give, to the bit."""
-    rng, width, step, taps, tiles = np.random.default_rng(0), lanes(dtype), 90, 2, 2
-    for rows, vectors, last in (max_sliding_rows(slide.taps), 1, width - 1), (3, 2, width), (1, 2, 1):
+    """They give what plain depthwise tiles give, to the bit, and read nothing in their margins."""
+    rng, width, step, taps, tiles = np.random.default_rng(0), lanes(dtype), 90, 2, 1 if slide.left or slide.right else 2
+    for rows, vectors, last in (sliding_rows(slide.taps)[0], 1, width - 1), (3, 2, width), (1, 2, 1):
         columns = (vectors - 1) * width + last
-        a = rng.standard_normal((rows * tiles * slide.stride + slide.taps * slide.dilation + 8) * step).astype(dtype)
+        span = (rows * tiles - 1) * slide.stride + (slide.taps - 1) * slide.dilation + 1
+        a = rng.standard_normal((2 * span + 2) * step).astype(dtype)
         b = rng.standard_normal(taps * slide.taps * vectors * width).astype(dtype)
         bias, c = rng.standard_normal(columns).astype(dtype), np.full((2, rows * tiles, columns + GAP), np.nan, dtype)
-        a_taps, b_taps = np.array([3, 7 * step]), np.arange(taps) * slide.taps * vectors * width
-        for kernel, result in zip(
-            (sliding_kernel(dtype, slide, rows, vectors), tile_kernel(dtype, DEPTHWISE, rows, vectors)), c, strict=True
-        ):
+        a_taps, b_taps = np.array([3, (span + 1) * step]), np.arange(taps) * slide.taps * vectors * width
+        margins = [i for i in range(span) if i < slide.left or i >= span - slide.right]
+        kernels = sliding_kernel(dtype, slide, rows), tile_kernel(dtype, DEPTHWISE, rows, vectors)
+        for kernel, result, margin in zip(kernels, c, (np.nan, 0), strict=True):
+            for tap, i in itertools.product(a_taps, margins):
+                a[tap + i * step :][:columns] = margin
             compiled_run_tile(
                 kernel, a, 0, slide.stride * step, slide.dilation * step, a_taps, b, 0, vectors * width, b_taps,
-                0, taps, slide.taps, bias, 0, 0, result.ravel(), 0, columns + GAP, last, tiles,
+                0, taps, slide.taps, bias, 0, 0, result.ravel(), 0, columns + GAP, columns, tiles,
             )  # fmt: skip
         np.testing.assert_array_equal(*c)
         assert np.isnan(c[0]).sum() == rows * tiles * GAP
@@ -166,7 +175,7 @@ def test_no_taps_carry_the_initial_sums_over(kind: int) -> None:
     nothing, taps = np.zeros(1, dtype), np.zeros(1, np.int64)
     columns = 2 if kind == DOT else lanes(dtype)
     kernel = tile_kernel(dtype, kind, 1, 2 if kind == DOT else 1)
-    arguments = (nothing, 0, 0, 1, taps, nothing, 0, 0, taps, 0, 0, 0, bias, 0, 0, c, 0, 0, lanes(dtype), 1)
+    arguments = (nothing, 0, 0, 1, taps, nothing, 0, 0, taps, 0, 0, 0, bias, 0, 0, c, 0, 0, columns, 1)
     compiled_run_tile(kernel, *arguments)
     np.testing.assert_array_equal(c[:columns], bias[:columns])
     assert np.isnan(c[columns:]).all()

@@ -126,16 +126,15 @@ def _sum_rows(rows, y, at, step, count, columns, together, kernels, ones, nowher
     for column in range(0, columns, _VECTORS * width):
         wide = min(_VECTORS * width, columns - column)
         vectors = -(-wide // width)
-        last = wide - (vectors - 1) * width
         if steps > 0:
             run_tile(
                 kernels[1, vectors], y, at + column, step, _ROWS * step, nowhere, ones, 0, 0, nowhere, 0, 1, steps,
-                rows, column, columns, rows, column, columns, last,
+                rows, column, columns, rows, column, columns, wide,
             )  # fmt: skip
         if whole > steps * _ROWS:
             run_tile(
                 kernels[0, vectors], y, at + steps * _ROWS * step + column, 0, step, nowhere, ones, 0, 0, nowhere, 0, 1,
-                whole - steps * _ROWS, rows, column, columns, rows, column, columns, last,
+                whole - steps * _ROWS, rows, column, columns, rows, column, columns, wide,
             )  # fmt: skip
     if rest > 0:  # together > 1: the columns are one vector
         run_tile(

@@ -249,7 +249,7 @@ def _add_tiles(
     for j in range(column_tiles):
         vector, vector_end = vectors * j // column_tiles, vectors * (j + 1) // column_tiles
         column = vector * width
-        last = min(columns, vector_end * width) - (vector_end - 1) * width
+        wide = min(columns, vector_end * width) - column
         a_column = column if call[G.TIED] else 0
         # The first tiles have one row more than the others; each kind is a strip.
         row_tiles = -(-rows // max_rows[vector_end - vector])
@@ -259,7 +259,7 @@ def _add_tiles(
             if tiles > 0:
                 run_tile(
                     kernels[vector_end - vector, tile_rows], a, a_here, a_row, a_k, a_lines, b, b_at + column, b_k,
-                    b_lines, 0, count, run, sums, here, sums_row, sums, here, sums_row, last, tiles,
+                    b_lines, 0, count, run, sums, here, sums_row, sums, here, sums_row, wide, tiles,
                 )  # fmt: skip
             here += tiles * tile_rows * sums_row
             a_here += tiles * tile_rows * a_row

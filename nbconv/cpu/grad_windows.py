@@ -286,7 +286,7 @@ def _write_product(
     for j in range(column_tiles):
         vector, vector_end = vectors * j // column_tiles, vectors * (j + 1) // column_tiles
         column = vector * width
-        last = min(columns, vector_end * width) - (vector_end - 1) * width
+        wide = min(columns, vector_end * width) - column
         # The first tiles have one row more than the others; each kind is a strip.
         row_tiles = -(-rows // max_rows[vector_end - vector])
         size, larger = divmod(rows, row_tiles)
@@ -296,6 +296,6 @@ def _write_product(
                 run_tile(
                     kernels[vector_end - vector, tile_rows], a, a_at + row * a_row, a_row, a_k, here,
                     b, b_at + column, b_k, here, 0, 1, terms, init, init_at + row * init_row + column, init_row,
-                    c, c_at + row * c_row + column, c_row, last, tiles,
+                    c, c_at + row * c_row + column, c_row, wide, tiles,
                 )  # fmt: skip
             row += tiles * tile_rows

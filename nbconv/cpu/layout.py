@@ -83,7 +83,7 @@ def packed_layout(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype
             first = o_group * merged
         else:
             for out, vectors, count, group in _cut_columns(spec, o_group * merged, kind, width):
-                fields = _fields(out, vectors, count, width)
+                fields = _fields(out, vectors, count)
                 fields[T.CHANNEL], fields[T.CHANNEL_END] = _read_channels(kind, out, count, group, c_group)
                 fields[T.WEIGHT_OFFSET] = first * terms
                 fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = vectors * width
@@ -136,7 +136,7 @@ def in_place_layout(
         return None  # a group's output channels do not follow the previous group's
     columns = []
     for out, vectors, count, group in _cut_columns(spec, o_group, DENSE, width):
-        fields = _fields(out, vectors, count, width)
+        fields = _fields(out, vectors, count)
         fields[T.CHANNEL], fields[T.CHANNEL_END] = _read_channels(DENSE, out, count, group, c_group)
         fields[T.WEIGHT_OFFSET] = out
         fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = steps[1 - out_axis]
@@ -186,10 +186,10 @@ def _cut_columns(spec: ConvSpec, o_group: int, kind: int, width: int) -> list[tu
     return tiles
 
 
-def _fields(out: int, vectors: int, count: int, width: int) -> list[int]:
+def _fields(out: int, vectors: int, count: int) -> list[int]:
     fields = [0] * T.COLUMN_FIELDS
     fields[T.VECTORS] = fields[T.KERNEL_VECTORS] = vectors
-    fields[T.COLUMNS], fields[T.LAST_COLUMNS] = count, count - (vectors - 1) * width
+    fields[T.COLUMNS] = count
     fields[T.OUT_CHANNEL] = out
     return fields
 

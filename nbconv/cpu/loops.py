@@ -116,12 +116,12 @@ def _run_chunk(
         if is_first and part & S.FIRST:
             init, init_row = place(bias, out_channel), 0
         rows, tiles = notes[i + S.ROWS], notes[i + S.TILES]
-        kernels = plan[phase + (T.EDGE_KERNELS if part & S.EDGE else T.KERNELS)]
         b = place(w, w_at + first_term * plan[j + T.WEIGHT_TERM])
+        kernel = plan[notes[i + S.KERNELS] + plan[j + T.KERNEL_VECTORS] * plan[T.KERNEL_ROW] + rows]
         run_tile_at(
-            plan[kernels + plan[j + T.KERNEL_VECTORS] * plan[T.KERNEL_ROW] + rows], a, a_row, a_term, a_taps,
+            kernel, a, a_row, a_term, a_taps,
             b, plan[j + T.WEIGHT_K], place(plan, w_segments + first), taps, end_term - first_term,
-            init, init_row, sums, row, plan[j + T.LAST_COLUMNS], tiles,
+            init, init_row, sums, row, columns, tiles,
         )  # fmt: skip
         if is_last and part & S.LAST:
             rows *= tiles

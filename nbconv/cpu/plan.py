@@ -19,8 +19,8 @@ from .layout import InPlace, Layout, Packed
 from .loops import exchange_rows
 from .panels import padded_row
 from .plan_rows import LaidPhase, Memory, Table, call_row, list_phases, phase_row
-from .strips import EDGE, PART, ROWS, STRIP_FIELDS, cut_line
-from .tiles import COPY_CYCLES, blocking, max_dot_rows, max_grouped_rows, max_narrow_rows, max_rows, max_sliding_rows
+from .strips import STRIP_FIELDS, Margins, Strip, cut_line
+from .tiles import COPY_CYCLES, blocking, max_dot_rows, max_grouped_rows, max_narrow_rows, max_rows, sliding_rows
 
 __all__ = ["Plan", "make_plan"]
 
@@ -78,8 +78,8 @@ class _Builder:
         self.phases = list(list_phases(geometry, layout, self.lanes))
         full_rows = self._full_rows()
         self.open, self.in_place, self.panels_only = self._choose_reading(algorithm, finite, full_rows)
-        self.slides = layout.kind == DEPTHWISE and self.in_place and max_sliding_rows(self.w.taps) > 0
-        self.rows = max_sliding_rows(self.w.taps) if self.slides and self.open == T.ALL_OPEN else full_rows
+        self.slides = layout.kind == DEPTHWISE and self.in_place and bool(sliding_rows(self.w.taps))
+        self.rows = sliding_rows(self.w.taps)[0] if self.slides and self.open == T.ALL_OPEN else full_rows
         self.whole_tiles = self.dense and self.open != T.ALL_OPEN and self._rim_grows()
         self.panel_channels = self.held_columns = 1
         _, _, step_w, step_c = memory.y_steps
@@ -275,23 +275,20 @@ class _Builder:
 
     def _add_strips(self, call: list[int], row: list[int], slide: Slide | None, table: Table) -> None:
         """Cut the blocks of a line into strips, and compile the tile kernels that these need."""
-        sizes: dict[bool, set[int]] = {False: set(), True: set()}
+        cuts: dict[int, list[tuple[Strip, ...]]] = {}
+        sizes: dict[Margins | None, set[int]] = {}
         all_open = self.open != T.CLOSED or (row[T.H_FIRST] == 0 and row[T.H_END] == row[T.OUT_H])
         for field, is_open in (T.CUTS, True), (T.CLOSED_CUTS, False):
-            known: dict[tuple[tuple[int, ...], ...], tuple[int, int]] = {}
-            places: list[int] = []
             some = row[T.JOB_END] > 0 and not (all_open if not is_open else self.open == T.CLOSED and not self.in_place)
-            for start in range(0, row[T.LINE_LENGTH] if some else 0, row[T.BLOCK]):
-                stop = min(start + row[T.BLOCK], row[T.LINE_LENGTH])
-                strips = tuple(map(tuple, cut_line(start, stop, is_open, call, row)))
-                if strips not in known:
-                    known[strips] = table.add(*strips)
-                    for strip in strips:
-                        sizes[bool(strip[PART] & EDGE)].add(strip[ROWS])
-                places += known[strips]
-            row[field], _ = table.add(places)
-        row[T.KERNELS], _ = table.add(self._kernels(slide, sizes[False]))
-        row[T.EDGE_KERNELS], _ = table.add(self._kernels(None, sizes[True]))
+            length = row[T.LINE_LENGTH] if some else 0
+            blocks = [(start, min(start + row[T.BLOCK], length)) for start in range(0, length, row[T.BLOCK])]
+            cuts[field] = [tuple(cut_line(*block, is_open, call, row)) for block in blocks]
+        for strip in itertools.chain(*cuts[T.CUTS], *cuts[T.CLOSED_CUTS]):
+            sizes.setdefault(strip.margins, set()).add(strip.rows)
+        kernels = {margins: table.add(self._kernels(slide, margins, sizes[margins]))[0] for margins in sizes}
+        for field, lines in cuts.items():
+            known = {line: table.add(*(strip.fields(kernels) for strip in line)) for line in set(lines)}
+            row[field], _ = table.add(*(known[line] for line in lines))
 
     def _block_limit(self, w: Axis) -> int:
         span = self.blocking.rows_span // max(1, w.stride * self.channels)
@@ -357,13 +354,15 @@ class _Builder:
         whole = all(chunk[T.CHUNK_RUN] == w.taps for chunk in chunks)
         return Slide(w.taps, w.stride, w.dilation) if self.slides and w.taps > 1 and whole else None
 
-    def _kernels(self, slide: Slide | None, tile_sizes: set[int]) -> list[int]:
+    def _kernels(self, slide: Slide | None, margins: Margins | None, tile_sizes: set[int]) -> list[int]:
         """Compile the tile kernels of these numbers of rows, for all widths of columns; list their addresses."""
         kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
         widths = {column[T.KERNEL_VECTORS] for phase in self.phases for column in phase.columns}
-        for rows, vectors in itertools.product(tile_sizes, widths):
-            if slide is None:
+        for rows in tile_sizes:
+            if slide is not None and margins is not None:
+                window = slide._replace(left=margins[0], right=margins[1])
+                kernels[:, rows] = sliding_kernel(self.memory.compute, window, rows)
+                continue
+            for vectors in widths:
                 kernels[vectors, rows] = tile_kernel(self.memory.compute, self.layout.kind, rows, vectors)
-            else:
-                kernels[vectors, rows] = sliding_kernel(self.memory.compute, slide, rows, vectors)
         return list(map(int, kernels.ravel()))

@@ -83,7 +83,6 @@ def _first_columns(columns: tuple[tuple[int, ...], ...], count: int, lanes: int)
             fields = list(column)
             fields[T.COLUMNS] = left
             fields[T.KERNEL_VECTORS] = -(-left // lanes)
-            fields[T.LAST_COLUMNS] = left - (fields[T.KERNEL_VECTORS] - 1) * lanes
             yield tuple(fields)
 
 

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ..runtime.integers import larger, smaller
 from ..runtime.jit import helper
 from ..runtime.memory import copy_run
 from . import tables as T
+from .tiles import sliding_rows
 
 __all__ = [
-    "EDGE", "FIRST", "GATHERED", "LAST", "PANEL", "PART", "POSITION", "ROWS", "SEGMENT", "SEGMENT_END", "STRIP_FIELDS",
-    "SUMS", "TERM", "TERM_END", "TILES", "X", "Y", "cut_line", "list_strips", "take_group",
+    "FIRST", "GATHERED", "KERNELS", "LAST", "PANEL", "PART", "POSITION", "ROWS", "SEGMENT", "SEGMENT_END",
+    "STRIP_FIELDS", "SUMS", "TERM", "TERM_END", "TILES", "Margins", "Strip", "X", "Y", "cut_line", "list_strips",
+    "take_group",
 ]  # fmt: skip
 
 # Fields of a strip: a run of tiles of the same number of rows that lie evenly in x, or in the panel. The planner gives
 # those up to POSITION, which is counted from the start of a block there; its segments are those of a whole line.
-ROWS, TILES, PART, TERM, TERM_END, SEGMENT, SEGMENT_END, POSITION, X, Y, PANEL, SUMS, STRIP_FIELDS = range(13)
+ROWS, TILES, PART, KERNELS, TERM, TERM_END, SEGMENT, SEGMENT_END, POSITION, X, Y, PANEL, SUMS, STRIP_FIELDS = range(14)
 _PLANNED = X
-# In PART: first and last strip of these outputs; read from the panel; from there, or without all taps of a row.
-FIRST, LAST, GATHERED, EDGE = 1, 2, 4, 8
+FIRST, LAST, GATHERED = 1, 2, 4  # in PART: first and last strip of these outputs; read from the panel
 _ALL_TERMS = (1 << 63) - 1
+_TILE_COST = 1  # rows that would take as long as a tile of none
+_MOST_MARGINS = 4  # kernels that one line is worth
 
-Strip = list[int]
+Margins = tuple[int, int]
+"""How many columns of x, of those that a sliding tile reaches over, lie in the padding on its left and right."""
+
+
+class Strip(NamedTuple):
+    """A strip as it is planned."""
+
+    rows: int
+    tiles: int
+    part: int
+    margins: Margins | None
+    """Of tiles that may slide; None for plain ones."""
+    term: int
+    term_end: int
+    segment: int
+    segment_end: int
+    position: int
+
+    def fields(self, kernels: dict[Margins | None, int]) -> list[int]:
+        """Give the fields up to POSITION, with the place of the kernels for the margins."""
+        return [*self[:3], kernels[self.margins], *self[4:]]
 
 
 def cut_line(start: int, stop: int, is_open: bool, call: list[int], row: list[int]) -> Iterator[Strip]:
@@ -38,37 +63,51 @@ def cut_line(start: int, stop: int, is_open: bool, call: list[int], row: list[in
             end = max(first, stop - (stop - end + rows - 1) // rows * rows)
     segments = row[T.TAPS_H] * (row[T.TAPS_W] // row[T.SEGMENT_TAPS])
 
-    def run(low: int, high: int, size: int, most: int, part: int) -> Iterator[Strip]:
+    def run(low: int, high: int, most: int, part: int, margins: Margins | None) -> Iterator[Strip]:
         while low < high:
-            n = min(high - low, size)
+            n = min(high - low, rows)
             tiles = max(1, min(high - low, most) // n)
-            yield [n, tiles, part, 0, _ALL_TERMS, 0, segments, low - start]
+            yield Strip(n, tiles, part, margins, 0, _ALL_TERMS, 0, segments, low - start)
             low += n * tiles
 
     def slide(low: int, high: int) -> Iterator[Strip]:
-        # Tiles that slide come in two sizes. What is left is one more, over outputs that were written already, or,
-        # where that is cheaper, a plain tile of few rows.
-        begin, half = low, rows // 2
-        for size in rows, half:
-            whole = low + (high - low) // size * size
-            yield from run(low, whole, size, call[T.STRIP_ROWS], FIRST | LAST)
-            low = whole
-        if half < 2 * (high - low) and half <= high - begin:
-            yield from run(high - half, high, half, half, FIRST | LAST)
-        else:
-            yield from run(low, high, half, half, FIRST | LAST | EDGE)
+        # Tiles of one size: the last may write outputs that the one before it wrote too.
+        sizes = [size for size in sliding_rows(row[T.TAPS_W]) if size <= min(rows, high - low)]
+        if not sizes:
+            yield from run(low, high, rows, FIRST | LAST, None)
+            return
+        size = min(sizes, key=lambda size: -(-(high - low) // size) * (size + _TILE_COST))
+        count = -(-(high - low) // size)
+        places = [min(low + i * size, high - size) for i in range(count)]
+        alike = itertools.groupby(places, lambda place: (_margins(place, size, call, row), place == high - size))
+        for (margins, _), group in alike:
+            here, most = list(group), max(1, call[T.STRIP_ROWS] // size)
+            for i in range(0, len(here), most):
+                tiles = min(most, len(here) - i)
+                yield Strip(size, tiles, FIRST | LAST, margins, 0, _ALL_TERMS, 0, segments, here[i] - start)
 
+    if call[T.OVERLAP]:
+        strips = list(slide(start, stop))
+        if all(strip.margins for strip in strips) and len({strip.margins for strip in strips}) <= _MOST_MARGINS:
+            yield from strips
+            return
     for low, high in (start, first), (end, stop):
         if call[T.OPEN] == T.ALL_OPEN:
             for place in range(low, high):
                 yield from _edge(place, place - start, call, row)
         else:
-            most = min(call[T.SCRATCH_ROWS], call[T.PANEL_ROWS])
-            yield from run(low, high, rows, most, FIRST | LAST | GATHERED | EDGE)
+            yield from run(low, high, min(call[T.SCRATCH_ROWS], call[T.PANEL_ROWS]), FIRST | LAST | GATHERED, None)
         if low == start and call[T.OVERLAP]:
             yield from slide(first, end)
         elif low == start:
-            yield from run(first, end, rows, call[T.STRIP_ROWS], FIRST | LAST)
+            yield from run(first, end, call[T.STRIP_ROWS], FIRST | LAST, (0, 0))
+
+
+def _margins(place: int, rows: int, call: list[int], row: list[int]) -> Margins:
+    """Give the margins of a tile that begins at position `place`."""
+    left = place * row[T.STRIDE_W] - row[T.LO_W]
+    span = (rows - 1) * row[T.STRIDE_W] + (row[T.TAPS_W] - 1) * row[T.DILATION_W] + 1
+    return min(max(0, -left), span), min(max(0, left + span - call[T.X_W]), span)
 
 
 def _edge(place: int, position: int, call: list[int], row: list[int]) -> Iterator[Strip]:
@@ -77,12 +116,12 @@ def _edge(place: int, position: int, call: list[int], row: list[int]) -> Iterato
     tap, tap_end = _real_taps(left, row[T.DILATION_W], row[T.TAPS_W], call[T.X_W])
     per_row, c = row[T.TAPS_W] // row[T.SEGMENT_TAPS], call[T.GROUP_CHANNELS]
     if per_row == 1:
-        yield [1, 1, FIRST | LAST | EDGE, tap * c, tap_end * c, 0, row[T.TAPS_H], position]
+        yield Strip(1, 1, FIRST | LAST, None, tap * c, tap_end * c, 0, row[T.TAPS_H], position)
         return
     last = max(0, row[T.TAPS_H] - 1)
     for h in range(last + 1):
-        part = EDGE | (FIRST if h == 0 else 0) | (LAST if h == last else 0)
-        yield [1, 1, part, 0, _ALL_TERMS, h * per_row + tap, h * per_row + tap_end, position]
+        part = (FIRST if h == 0 else 0) | (LAST if h == last else 0)
+        yield Strip(1, 1, part, None, 0, _ALL_TERMS, h * per_row + tap, h * per_row + tap_end, position)
 
 
 def _real_taps(place: int, dilation: int, taps: int, size: int) -> tuple[int, int]:

@@ -33,7 +33,7 @@ X_STEP_N, X_STEP_H, X_STEP_W, X_STEP_C = _next(), _next(), _next(), _next()
 Y_STEP_N, Y_STEP_POSITION, Y_STEP_C = _next(), _next(), _next()
 OUT_CHANNELS = _next()  # a merged phase has a multiple of them, position after position
 PHASES = _next()  # where rows of phases begin
-KERNEL_ROW = _next()  # a kernel's address stands at KERNELS + vectors * KERNEL_ROW + rows
+KERNEL_ROW = _next()  # a kernel's address stands at a strip's KERNELS + vectors * KERNEL_ROW + rows
 X_SEGMENTS, W_SEGMENTS, SEGMENTS = _next(), _next(), _next()  # W_SEGMENTS + vectors * SEGMENTS + segment
 CALL_FIELDS = _next()
 
@@ -55,7 +55,6 @@ X_TERM = _next()  # from one term of a segment to the next, in x
 CHUNK, CHUNK_END = _next(), _next()  # where its rows of chunks stand
 WEIGHT_START = _next()
 COLUMN, COLUMN_END = _next(), _next()  # where its rows of columns stand
-KERNELS, EDGE_KERNELS = _next(), _next()  # tiles that read x in place; others
 Y_OFFSET, Y_STEP_H, Y_STEP_W = _next(), _next(), _next()
 PHASE_FIELDS = _next()
 
@@ -75,8 +74,7 @@ _next = itertools.count().__next__
 VECTORS = _next()  # of its rows of packed weights
 KERNEL_VECTORS = _next()  # that are computed
 WEIGHT_TERM = _next()  # numbers from one term of the reduction to the next
-LAST_COLUMNS = _next()  # valid columns of its last vector
-COLUMNS = _next()  # valid columns in all
+COLUMNS = _next()  # valid ones
 CHANNEL, CHANNEL_END = _next(), _next()  # channels of x that it reads
 WEIGHT_OFFSET, WEIGHT_K = _next(), _next()
 OUT_CHANNEL = _next()

@@ -27,8 +27,8 @@ __all__ = [
     "max_grouped_vectors",
     "max_narrow_rows",
     "max_rows",
-    "max_sliding_rows",
     "max_vectors",
+    "sliding_rows",
     "split_columns",
 ]
 
@@ -44,9 +44,12 @@ _GROUPED_ROWS = {32: {1: 12, 2: 6}, 16: {1: 5, 2: 3}}
 _GROUPS_IN_VECTOR = 4
 # Depthwise tiles load one vector for each multiply-add, whatever their shape; these keep the weights in registers.
 _DEPTHWISE_ROWS = {32: {1: 14, 2: 12, 3: 8, 4: 6}, 16: {1: 8, 2: 4, 3: 3}}
-# Depthwise tiles that slide along a row: taps of the window -> rows. Registers hold one vector of each sum, the
-# window's weights and, as LLVM schedules it, half of the row.
-_SLIDING_ROWS = {32: {3: 14, 5: 11, 32: 8}, 16: {3: 6, 5: 5, 32: 4}}
+# Depthwise tiles that slide along a row: taps of the window -> rows, from the most, where registers hold one vector of
+# each sum, the window's weights and, as LLVM schedules it, half of the row, to the fewest whose sums hide the latency.
+_SLIDING_ROWS = {
+    32: {3: (14, 11, 9, 7, 6, 5, 4), 5: (11, 9, 7, 6, 5, 4), 32: (8, 7, 6, 5, 4)},
+    16: {3: (6, 5, 4), 5: (5, 4), 32: (4,)},
+}
 
 
 class Blocking(NamedTuple):
@@ -77,10 +80,10 @@ def max_narrow_rows(vectors: int) -> int:
     return _NARROW_ROWS[vectors]
 
 
-def max_sliding_rows(taps: int) -> int:
-    """Give the rows of a full tile that slides a window of so many taps; 0 for one too long to write out."""
+def sliding_rows(taps: int) -> tuple[int, ...]:
+    """List the rows of tiles that slide a window of so many taps, falling; none for one too long to write out."""
     fitting = [rows for most, rows in _SLIDING_ROWS[host_target().registers].items() if 1 < taps <= most]
-    return fitting[0] if fitting else 0
+    return fitting[0] if fitting else ()
 
 
 def max_grouped_rows(vectors: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -25,6 +25,7 @@ from .tile_code import (
     N_ARGS,
     NARROW,
     TRIMMED,
+    Slide,
     group_of,
     grouped,
     kind_lanes,
@@ -49,14 +50,7 @@ __all__ = [
 ]
 
 _kept_alive: list[Any] = []
-
-
-class Slide(NamedTuple):
-    """A depthwise window that slides along a row: `a_row` is `stride` times, `a_k` is `dilation` times one step."""
-
-    taps: int
-    stride: int
-    dilation: int
+_slides: list[Slide] = []
 
 
 def run_tile(
@@ -79,7 +73,7 @@ def run_tile(
     c: np.ndarray,
     c_start: int,
     c_row: int,
-    last_columns: int,
+    columns: int,
     tiles: int = 1,
 ) -> None:
     """Compute one tile of `c`, or a strip of `tiles` of them, each below the other.
@@ -92,12 +86,12 @@ def run_tile(
     Shapes   all arrays are flat; element [m, t, k] of a lies at a_start + a_taps[t] + m * a_row + k * a_k (depthwise:
              + o, any strides),
              element [t, k, o] of b at b_start + b_taps[t] + k * b_k + o (dot: [t, o, k] at ... + o * b_k + k)
-    Edges    rows and vectors of columns are the kernel's own; of its last vector only `last_columns` are read from
-             `init` (and from a depthwise `a`) and written to `c`. `b` is read whole: it must be padded, unless the
-             kernel is trimmed.
+    Edges    rows and vectors of columns are the kernel's own, where it does not slide; only `columns`, less than a
+             vector fewer, are read from `init` (and from a depthwise `a`) and written to `c`. `b` is read whole: it
+             must be padded, unless the kernel is trimmed.
     """
     # This body is the plain twin: the documentation of the compiled one, and what runs interpreted.
-    kind, rows, vectors, width = (kernel >> 24) & 255, (kernel >> 16) & 255, (kernel >> 8) & 255, kernel & 255
+    kind, rows, vectors = (kernel >> 16) & 255, (kernel >> 8) & 255, kernel & 255
     rows *= tiles
     if kind & DOT:
         to = _view(c, c_start, (rows, vectors), (c_row, 1))
@@ -108,7 +102,6 @@ def run_tile(
             dots += (x[:, None] * w).sum(axis=2)  # a matrix product would round by the number of rows
         to[...] = dots
         return
-    columns = (vectors - 1) * width + last_columns
     tile = _view(init, init_start, (rows, columns), (init_row, 1)).copy()
     for t in range(tap, tap_end):
         if group_of(kind):
@@ -117,8 +110,10 @@ def run_tile(
                 tile += x[:, :, k].repeat(run, axis=1) * _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
         elif kind & DEPTHWISE:
             for k in range(run):
-                x = _view(a, a_start + a_taps[t] + k * a_k, (rows, columns), (a_row, 1))
-                tile += x * _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
+                here = _rows_inside(kernel, k, rows)
+                x = _view(a, a_start + a_taps[t] + here.start * a_row + k * a_k, (len(here), columns), (a_row, 1))
+                w = _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
+                tile[here.start : here.stop] += x * w
         else:
             x = _view(a, a_start + a_taps[t], (rows, run), (a_row, a_k))
             for k in range(run):
@@ -126,14 +121,23 @@ def run_tile(
     _view(c, c_start, (rows, columns), (c_row, 1))[...] = tile
 
 
+def _rows_inside(kernel: int, k: int, rows: int) -> range:
+    """Give the rows of a depthwise tile that meet data at tap `k`: all, but where it slides over a margin."""
+    if not kernel >> 32:
+        return range(rows)
+    meetings = _slides[(kernel >> 32) - 1].reads(rows).values()
+    inside = [m for pairs in meetings for m, tap in pairs if tap == k]
+    return range(min(inside), max(inside) + 1) if inside else range(0)
+
+
 def run_tile_at(
     kernel: int, a: Place, a_row: int, a_k: int, a_taps: Place, b: Place, b_k: int, b_taps: Place, taps: int, run: int,
-    init: Place, init_row: int, c: Place, c_row: int, last_columns: int, tiles: int,
+    init: Place, init_row: int, c: Place, c_row: int, columns: int, tiles: int,
 ) -> None:  # fmt: skip
     """Compute as `run_tile` does, given places; `taps` are counted from those of the tables of taps."""
     x_taps, w_taps = (taps_at.array[taps_at.start :] for taps_at in (a_taps, b_taps))
     run_tile(
-        kernel, *a, a_row, a_k, x_taps, *b, b_k, w_taps, 0, taps, run, *init, init_row, *c, c_row, last_columns, tiles
+        kernel, *a, a_row, a_k, x_taps, *b, b_k, w_taps, 0, taps, run, *init, init_row, *c, c_row, columns, tiles
     )  # fmt: skip
 
 
@@ -144,26 +148,30 @@ def _view(flat: np.ndarray, start: int, shape: tuple[int, ...], steps: tuple[int
 @cache
 def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
     """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address."""
-    width = kind_lanes(kind, dtype)
     if pure():
-        return (kind << 24) | (rows << 16) | (vectors << 8) | width
+        return (kind << 16) | (rows << 8) | vectors
+    width = kind_lanes(kind, dtype)
     tile = tile_code(dtype, kind, rows, vectors, width)
     return _compile(tile, f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}")
 
 
 @cache
-def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int, vectors: int) -> int:
-    """Compile a depthwise kernel that loads each vector of a row once for all of its taps; `run` is `slide.taps`."""
+def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int) -> int:
+    """Compile a depthwise kernel that loads each vector of a row once for all of its taps; `run` is `slide.taps`.
+
+    It serves any number of columns.
+    """
     if pure():
-        return tile_kernel(dtype, DEPTHWISE, rows, vectors)
+        _slides.append(slide)
+        return tile_kernel(dtype, DEPTHWISE, rows, 0) | len(_slides) << 32
     width = lanes(dtype)
-    tile = sliding_code(dtype, *slide, rows, vectors, width)
-    return _compile(tile, f"slide_{dtype.name}_{'_'.join(map(str, slide))}_{rows}x{vectors}x{width}")
+    tile = sliding_code(dtype, slide, rows, width)
+    return _compile(tile, f"slide_{dtype.name}_{'_'.join(map(str, slide))}_{rows}x{width}")
 
 
 def _compile(tile: Any, name: str) -> int:
-    def kernel(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles):
-        tile(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles)
+    def kernel(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles):
+        tile(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles)
 
     compiled = callback(types.void(*[types.intp] * N_ARGS), kernel, name)
     _kept_alive.append(compiled)
@@ -177,8 +185,7 @@ def _call(builder: Any, kernel: Any, arguments: Sequence[Any]) -> None:
 
 @emitted(run_tile_at)
 def _run_tile_at(
-    typing_context, kernel, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last_columns,
-    tiles,
+    typing_context, kernel, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles,
 ):  # fmt: skip
     """Call the kernel at the address `kernel`, which takes places as they are."""
 
@@ -192,7 +199,7 @@ def _run_tile_at(
 @emitted(run_tile)
 def _run_tile(
     typing_context, kernel, a, a_start, a_row, a_k, a_taps, b, b_start, b_k, b_taps, tap, tap_end, run,
-    init, init_start, init_row, c, c_start, c_row, last_columns, tiles=1,
+    init, init_start, init_row, c, c_start, c_row, columns, tiles=1,
 ):  # fmt: skip
     """Call the kernel at the address `kernel`."""
 

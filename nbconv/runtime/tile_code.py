@@ -5,8 +5,9 @@ What a kernel computes is said once, in `microkernel.run_tile`; here is how.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -23,6 +24,7 @@ __all__ = [
     "NARROW",
     "N_ARGS",
     "TRIMMED",
+    "Slide",
     "group_of",
     "grouped",
     "kind_lanes",
@@ -98,7 +100,7 @@ def _intrinsic(emit: Any) -> Any:
 
     @intrinsic
     def tile_product(
-        typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles
+        typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles
     ):
         return types.void(*[types.intp] * N_ARGS), codegen
 
@@ -108,11 +110,11 @@ def _intrinsic(emit: Any) -> Any:
 def tile_code(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int) -> Any:
     """Make the intrinsic of tiles of `rows` x `vectors` (dot products: columns), all in registers."""
 
-    def emit(builder, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles):
+    def emit(builder, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles):
         code = VectorCode(builder, dtype, width)
         a, b, c, init = (code.pointer(address, code.scalar) for address in (a, b, c, init))
         a_taps, b_taps = code.pointer(a_taps, I64), code.pointer(b_taps, I64)
-        last_lanes = code.first_lanes(last)
+        last_lanes = code.first_lanes(builder.sub(columns, I64((vectors - 1) * width)))
         tile = [(m, v) for m in range(rows) for v in range(vectors)]
 
         def mask(v):
@@ -204,42 +206,58 @@ def tile_code(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int) -
     return _intrinsic(emit)
 
 
-def sliding_code(dtype: np.dtype, window: int, stride: int, dilation: int, rows: int, vectors: int, width: int) -> Any:
-    """Make the intrinsic of depthwise tiles whose rows lie `stride` steps apart and their taps `dilation` steps.
+class Slide(NamedTuple):
+    """A depthwise window that slides along a row: `a_row` is `stride` times, `a_k` is `dilation` times one step."""
+
+    taps: int
+    stride: int
+    dilation: int
+    left: int = 0
+    right: int = 0
+    """Steps at either end of what a tile reaches over that are zeros: nothing is read there."""
+
+    def reads(self, rows: int) -> dict[int, list[tuple[int, int]]]:
+        """List the steps that `rows` windows read, and for each of them the rows and taps that meet there."""
+        meetings: dict[int, list[tuple[int, int]]] = {}
+        for m, k in itertools.product(range(rows), range(self.taps)):
+            meetings.setdefault(m * self.stride + k * self.dilation, []).append((m, k))
+        end = max(meetings) + 1 - self.right
+        return {step: pairs for step, pairs in sorted(meetings.items()) if self.left <= step < end}
+
+
+def sliding_code(dtype: np.dtype, slide: Slide, rows: int, width: int) -> Any:
+    """Make the intrinsic of depthwise tiles whose window slides along their rows.
 
     A plain depthwise tile loads a vector for each multiply-add. Here the vectors of a row are loaded once, from left to
     right, and each is multiplied into all windows that it is in, one column of vectors after the other; a sum still
     takes its terms in the same order.
     """
-    reads: dict[int, list[tuple[int, int]]] = {}
-    for m in range(rows):
-        for k in range(window):
-            reads.setdefault(m * stride + k * dilation, []).append((m, k))
 
-    def emit(builder, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, last, tiles):
+    def emit(builder, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles):
         code = VectorCode(builder, dtype, width)
         a, b, c, init = (code.pointer(address, code.scalar) for address in (a, b, c, init))
         a_taps, b_taps = code.pointer(a_taps, I64), code.pointer(b_taps, I64)
-        a_step = a_row if stride == 1 else builder.sdiv(a_k, I64(dilation))
+        a_step = a_row if slide.stride == 1 else builder.sdiv(a_k, I64(slide.dilation))
         all_lanes = ir.Constant(ir.VectorType(ir.IntType(1), width), [1] * width)
-        last_lanes = code.first_lanes(last)
+        last = builder.udiv(builder.sub(columns, I64(1)), I64(width))
+        last_lanes = code.first_lanes(builder.sub(columns, builder.mul(last, I64(width))))
         tile_loop = _Loop(code, tiles, [a, c, init], tests=False)
-        column_loop = _Loop(code, I64(vectors), [*tile_loop.values, b], tests=False)
+        column_loop = _Loop(code, builder.add(last, I64(1)), [*tile_loop.values, b], tests=False)
         a_tile, c_tile, init_tile, b_tile = column_loop.values
-        is_last = builder.icmp_signed("==", column_loop.number, I64(vectors - 1))
+        is_last = builder.icmp_signed("==", column_loop.number, last)
         mask = builder.select(is_last, last_lanes, all_lanes)
         sums = [code.load(_row(code, init_tile, init_row, m), mask) for m in range(rows)]
         tap_loop = _Loop(code, taps, sums, tests=True)
         sums = list(tap_loop.values)
         a_tap = code.at(a_tile, builder.load(code.at(a_taps, tap_loop.number)))
         b_tap = code.at(b_tile, builder.load(code.at(b_taps, tap_loop.number)))
-        weights = [code.load(_row(code, b_tap, b_k, k)) for k in range(window)]
+        weights = [code.load(_row(code, b_tap, b_k, k)) for k in range(slide.taps)]
         # One pointer walks along: as many addresses would not stay in registers.
         here, reached = a_tap, 0
-        for place in sorted(reads):
+        for place, pairs in slide.reads(rows).items():
             here, reached = _row(code, here, a_step, place - reached) if place > reached else here, place
             x = code.load(here, mask)
-            for m, k in reads[place]:
+            for m, k in pairs:
                 sums[m] = code.multiply_add(x, weights[k], sums[m])
         sums = tap_loop.close(sums)
         # Without masks on vectors of 32 bytes: there a masked store is many instructions.
