@@ -92,7 +92,8 @@ class _Builder:
     def _full_rows(self) -> int:
         kind = self.layout.kind
         if kind == DOT:
-            return max_dot_rows(self.widest)
+            row_bytes = self.w.stride * abs(self.memory.x_steps[2]) * self.memory.compute.itemsize
+            return max_dot_rows(self.widest, row_bytes, self.h.taps * self.w.taps)
         if kind == NARROW:
             return max_narrow_rows(self.widest)
         return max_rows(self.widest, self.depthwise) if kind in (DENSE, DEPTHWISE) else max_grouped_rows(self.widest)

@@ -39,6 +39,9 @@ _DENSE_ROWS = {32: {1: 14, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
 _NARROW_ROWS = {1: 9, 2: 12, 3: 9, 4: 6}
 # Dot tiles: columns -> rows. Each vector along the reduction is loaded once for all columns of its row.
 _DOT_ROWS = {32: {1: 12, 2: 10, 3: 8, 4: 6, 5: 5, 6: 4, 7: 3, 8: 3}, 16: {1: 8, 2: 5, 3: 3, 4: 2}}
+# A dot tile walks through its rows side by side. Where memory is the limit, it asks for no more at once than can be on
+# its way; two rows share each load of the weights.
+_DOT_BYTES, _LEAST_DOT_ROWS = 1024, 2
 # Tiles of small groups: vectors -> rows. The rows of x stay in registers beside the sums.
 _GROUPED_ROWS = {32: {1: 12, 2: 6}, 16: {1: 5, 2: 3}}
 _GROUPS_IN_VECTOR = 4
@@ -96,9 +99,10 @@ def max_grouped_vectors() -> int:
     return max(_GROUPED_ROWS[host_target().registers])
 
 
-def max_dot_rows(columns: int) -> int:
-    """Give the rows of a full tile of dot products."""
-    return _DOT_ROWS[host_target().registers][columns]
+def max_dot_rows(columns: int, row_bytes: int = 0, taps: int = 1) -> int:
+    """Give the rows of a full tile of dot products that reads so many bytes a row, each of them for so many taps."""
+    most = taps * _DOT_BYTES // max(1, row_bytes)
+    return min(_DOT_ROWS[host_target().registers][columns], max(_LEAST_DOT_ROWS, most))
 
 
 def max_dot_columns(dtype: np.dtype) -> int:

@@ -39,6 +39,7 @@ NARROW = 64  # dense, on halves of registers, so that fewer lanes lie idle; a_k 
 _GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in its kind
 N_ARGS = 15
 _LINE = 64  # bytes of a cache line
+_AHEAD = 8192  # bytes: what memory delivers in the time that it takes to answer, some times over
 _UNROLL = 4  # steps of a narrow tile's reduction that share the addresses of its rows
 
 
@@ -160,12 +161,12 @@ def tile_code(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int) -
         tile_loop = _Loop(code, tiles, [a, c, init], tests=False)
         a_tile, c_tile, init_tile = tile_loop.values
         if kind & DOT:
-            # Few outputs, much input: what the tile after the next reads is asked for in time.
+            # Few outputs, much input: as much as a tile reads is asked for in time, further on.
             row_bytes = builder.mul(a_row, I64(rows * code.size))
             reads = builder.sdiv(builder.mul(builder.mul(taps, run), I64(rows)), I64(width))
             lines = builder.sdiv(row_bytes, I64(_LINE))
             lines = builder.select(builder.icmp_signed("<", lines, reads), lines, reads)
-            ahead = code.at(_row(code, a_tile, a_row, 2 * rows), 0)
+            ahead = code.at(a_tile, _AHEAD // code.size)
             prefetches = _Loop(code, lines, [], tests=True)
             code.prefetch(code.at(ahead, builder.mul(prefetches.number, I64(_LINE // code.size))))
             prefetches.close([])
