@@ -118,23 +118,41 @@ def sync_warp():
 
 
 class _Warp:
-    """Where the threads of one warp meet: each lays down a value, one of them works out all results."""
+    """Where the threads of one warp meet: each lays down a value, the last of them works out all results."""
 
     def __init__(self) -> None:
-        self.barrier = threading.Barrier(WARP, action=self._work_out)
         self.values: list[Any] = [None] * WARP
-        self.function: Callable[[list[Any]], Any] | None = None
         self.results: Any = None
-
-    def _work_out(self) -> None:
-        assert self.function is not None
-        self.results = self.function(self.values)
+        self.broken = False
+        self._lock = threading.Lock()
+        self._come = 0
+        self._ready = [threading.Lock() for _ in range(WARP)]
+        for lock in self._ready:
+            lock.acquire()
 
     def exchange(self, lane: int, value: Any, function: Callable[[list[Any]], Any]) -> Any:
         """Give this lane's part of `function` of all lanes' values."""
-        self.values[lane], self.function = value, function
-        self.barrier.wait(PATIENCE)
+        self.values[lane] = value
+        with self._lock:
+            self._come += 1
+            last = self._come == WARP
+        if last:
+            self._come = 0
+            self.results = function(self.values)
+            self._release(lane)
+        elif not self._ready[lane].acquire(timeout=PATIENCE) or self.broken:
+            raise RuntimeError(f"{self._come} threads of a warp wait for the others")
         return self.results[lane]  # the next results come when all lanes have taken theirs and are back
+
+    def abort(self) -> None:
+        """Let those that wait go on, and fail: the others will not come."""
+        self.broken = True
+        self._release(None)
+
+    def _release(self, own: int | None) -> None:
+        for lane, lock in enumerate(self._ready):
+            if lane != own and lock.locked():
+                lock.release()
 
 
 _making = threading.Lock()

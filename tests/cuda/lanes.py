@@ -21,6 +21,9 @@ def needs_simulator() -> None:
     """Skip the calling module outside of the simulator, which a process chooses before it imports Numba."""
     needs_numba_cuda()
     _need(SIMULATED, "runs in the CUDA simulator, in a process of its own: set NUMBA_ENABLE_CUDASIM=1")
+    from tests.cuda.checks import quick_simulator
+
+    quick_simulator.install()
 
 
 def needs_compiler() -> None:

@@ -16,7 +16,16 @@ from tests.helpers import assert_close, assert_equal, real_numbers, sum_toleranc
 
 needs_simulator()
 
-from nbconv.cuda import gemm, gemm_tiles, grad_gemm, grad_tensor, intrinsics, tensor_core  # noqa: E402
+from nbconv.cuda import (  # noqa: E402
+    gemm,
+    gemm_tiles,
+    grad_gemm,
+    grad_tensor,
+    intrinsics,
+    intrinsics_plain,
+    tensor_core,
+)
+from nbconv.cuda.driver import cuda  # noqa: E402
 from nbconv.cuda.table import build_table  # noqa: E402
 from nbconv.geometry import Geometry  # noqa: E402
 from tests.cuda.checks.problems import Problem, geometry_of, pack, stored  # noqa: E402
@@ -221,6 +230,42 @@ def test_which_gradients_are_covered() -> None:
     assert grad_tensor.covers(geometry_of_layer(1, 99, 12, 12), 4)
     assert not grad_tensor.covers(geometry_of_layer(1, 99, 12, 12), 2)
     assert not grad_tensor.covers(geometry_of(CIRCULAR), 4)
+
+
+# ---- threads of the simulator ---------------------------------------------------------------------------------------
+
+
+@cuda.jit
+def turn_round(y):
+    """Write the numbers of the block's threads in reverse; thread 3 of the second block fails first."""
+    shared = cuda.shared.array(64, np.int32)
+    thread, block = cuda.threadIdx.x, cuda.blockIdx.x
+    if thread == 3 and block == 1:
+        raise ValueError("no such thread")
+    shared[thread] = thread
+    cuda.syncthreads()
+    y[64 * block + thread] = shared[63 - thread]
+
+
+@cuda.jit
+def half_a_warp(x):
+    """Load matrices with half a warp."""
+    if cuda.threadIdx.x < 16:
+        intrinsics.ldmatrix4(x, 0, 0)
+
+
+def test_threads_meet_and_fail_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    y = np.full(128, -1)
+    turn_round[1, 64](y[:64])
+    np.testing.assert_array_equal(y, [*range(63, -1, -1), *[-1] * 64])
+    with pytest.raises(ValueError, match=r"thread \(3, 0, 0\) of block \(1, 0, 0\): no such thread"):
+        turn_round[2, 64](y)
+    assert (y[64:] == -1).all()  # nobody passed the barrier
+    monkeypatch.setattr(intrinsics_plain, "PATIENCE", 0.05)
+    with pytest.raises(RuntimeError, match="16 threads of a warp wait for the others"):
+        half_a_warp[1, 32](np.zeros(64, np.float32))
+    turn_round[1, 64](y[64:])
+    np.testing.assert_array_equal(y[64:], range(63, -1, -1))
 
 
 # ---- the twins of intrinsics that need no warp -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The public functions in the CUDA simulator: every kernel but the tiled ones, on small cases, against the oracle."""
+"""The public functions in the CUDA simulator: all tagged cases, gradients by the kernels without tiles; exact."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from tests.test_backward import data_of, oracle
 
 needs_simulator()
 
-from nbconv.cuda import gradients, plan  # noqa: E402
+from nbconv.cuda import gemm_tiles, gradients, plan  # noqa: E402
 from nbconv.cuda.driver import cuda, simulated_array  # noqa: E402
+from tests.cuda.checks.problems import geometry_of  # noqa: E402
 
-# A thread of the simulator takes a third of a millisecond, whatever it does.
-AFFORDABLE = [
-    case
-    for case in CASES
-    if case.tags & {"smoke", "edge"} and case.macs <= 30_000 and math.prod(case.weight_shape) <= 2000
-]
+TAGGED = [case for case in CASES if case.tags & {"smoke", "edge"}]
+# A number of the simulator takes microseconds. What is too large here runs below, with the kernels chosen for it.
+AFFORDABLE = [case for case in TAGGED if case.macs <= 60_000 and math.prod(case.weight_shape) <= 2000]
 SMOKE = [case for case in AFFORDABLE if "smoke" in case.tags]
 BRIEF = [case for case in SMOKE if case.macs <= 1500]
 MODES = [case for case in AFFORDABLE if case.params.get("padding_mode", "zeros") != "zeros"]
 
 
 @pytest.fixture(autouse=True)
-def general_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the tiled kernels out: their blocks of hundreds of threads have tests of their own."""
+def general_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the tiled kernels out, whose blocks of hundreds of threads have tests of their own."""
+    if "chosen_kernels" in request.fixturenames:
+        return
     monkeypatch.setattr(plan, "CHOICES", tuple(one for one in plan.CHOICES if "tile" not in one.__name__))
     monkeypatch.setattr(gradients, "tiles_run", lambda device: False)
     plan.make_plan.cache_clear()
@@ -74,6 +74,23 @@ def on_device(case: Case, x: Array, weight: Array, bias: Array | None, **options
 def test_forward(case: Case) -> None:
     arrays = arrays_of(case)
     assert_equal(on_device(case, *arrays), expected_of(case, *arrays))
+
+
+@pytest.fixture
+def chosen_kernels() -> None:
+    """Let every product take the kernel that a device would run."""
+    plan.make_plan.cache_clear()
+
+
+@pytest.mark.usefixtures("chosen_kernels")
+@pytest.mark.parametrize("case", case_params([case for case in TAGGED if gemm_tiles.covers(geometry_of(case))]))
+def test_forward_of_chosen_tiles(case: Case) -> None:
+    arrays = arrays_of(case)
+    assert_equal(on_device(case, *arrays), expected_of(case, *arrays))
+
+
+def test_every_tagged_case_is_run_by_its_kernel() -> None:
+    assert not [case for case in TAGGED if case not in AFFORDABLE and not gemm_tiles.covers(geometry_of(case))]
 
 
 @pytest.mark.parametrize("dtype", [name for name in DTYPES if name != "float32"])
