@@ -131,6 +131,26 @@ def test_neighbours_through_shared_memory() -> None:
     assert not report.conflicts
 
 
+def test_blocks_share_nothing_but_global_memory() -> None:
+    """Each has shared memory and barriers of its own, and may end when it likes; all see each other's stores."""
+    body = "setp.eq.u32 %p1, %r3, 1; @%p1 ret;" + TO_SHARED + "bar.sync 0;" + FROM_NEIGHBOUR
+    y, report = run(body, u32(320), blocks=5, threads=64)
+    expected = u32(320) ^ 32
+    expected[64:128] = 99999
+    np.testing.assert_array_equal(y, expected)
+    assert report.steps == 5 * 13 + 4 * 7
+    with pytest.raises(Fault, match=r"blocks \(0, 0, 0\) to \(2, 0, 0\): divergent barrier: some threads wait"):
+        run("setp.eq.u32 %p1, %r5, 70; @%p1 ret; bar.sync 0;", u32(192), blocks=3, threads=64)
+    with pytest.raises(Fault, match="global race: load of what another thread wrote"):
+        run("st.global.u32 [%d5], %r2; ld.global.u32 %r7, [%d2];", u32(64), blocks=2)
+    with pytest.raises(Fault, match="before any store"):
+        run(
+            f"setp.eq.u32 %p1, %r3, 1; @%p1 bra a; {TO_SHARED} a: bar.sync 0; ld.shared.u32 %r9, [%r6];",
+            u32(64),
+            blocks=2,
+        )
+
+
 def test_asynchronous_copies() -> None:
     y, _ = run(f"{ASYNC} cp.async.wait_group 0; bar.sync 0; {FROM_NEIGHBOUR}", u32(64), threads=64)
     np.testing.assert_array_equal(y, u32(64) ^ 32)

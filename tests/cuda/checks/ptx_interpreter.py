@@ -1,9 +1,10 @@
-"""Run a kernel's PTX on the CPU, one block after the other, all threads of a block at once as NumPy arrays.
+"""Run a kernel's PTX on the CPU, all threads of many blocks at once as NumPy arrays.
 
 `launch` raises `Fault` for what no correct kernel does: accesses out of bounds or misaligned, races in shared or global
 memory, data of cp.async read before its wait, barriers that not all threads reach together, warp-wide instructions
 without the whole warp, integer division by zero, kernels that do not end. An instruction whose meaning is not written
-down raises NotImplementedError. Threads that parted go on with those furthest behind.
+down raises NotImplementedError. Threads that parted go on with those furthest behind, and blocks with each other: they
+share nothing but global memory, where no order between them is taken for granted.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ Array = NDArray[Any]
 
 RUNNING, WAITING, WAITING_FOR_WARP, DONE = range(4)
 MOST_SHARED = 227 * 1024  # bytes a block of sm_90, with the opt-in
+THREADS_AT_ONCE = 4096  # Python's own work on an instruction is small against that of so many threads
 
 
 @dataclass
 class Report:
-    """What a launch did: instructions executed by whole blocks, and the rounds of its shared accesses."""
+    """What a launch did: instructions executed, each once a block, and the rounds of its shared accesses."""
 
     steps: int = 0
     banks: dict[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -85,24 +87,26 @@ def program_of(text: str) -> Program:
 
 
 class Block:
-    """The state of one block of threads."""
+    """The state of blocks of threads that run together: threads are numbered through all of them."""
 
     def __init__(
         self,
         program: Program,
         memory: GlobalMemory,
         parameters: dict[str, Any],
-        block: Sequence[int],
+        blocks: Sequence[Sequence[int]],
         grid: Sequence[int],
         shape: Sequence[int],
         dynamic_shared: int,
         report: Report,
     ) -> None:
         self.program, self.memory, self.parameters, self.report = program, memory, parameters, report
-        self.threads = int(np.prod(shape))
+        self.each = int(np.prod(shape))
+        self.threads = self.each * len(blocks)
         self.thread = np.arange(self.threads)
-        self.first_thread = self.threads * int(np.ravel_multi_index(tuple(block)[::-1], tuple(grid)[::-1]))
-        self.shared = SharedMemory(program.static_shared + dynamic_shared)
+        index = np.ravel_multi_index(tuple(np.array(blocks).T[::-1]), tuple(grid)[::-1])
+        self.thread_of_grid = (self.each * index[:, None] + np.arange(self.each)).reshape(-1)
+        self.shared = SharedMemory(program.static_shared + dynamic_shared, len(blocks), self.each)
         self.local = LocalMemory(program.local_size, self.threads)
         self.registers: list[Array] = [
             np.zeros(self.threads, bool if kind == "pred" else f"u{WIDTHS[kind]}")
@@ -111,14 +115,16 @@ class Block:
         self.arguments: dict[str, Array] = {}
         self.copies: list[tuple[Array, Array, Array, Array]] = []  # cp.async: threads, their group, places, data
         self.groups = np.zeros(self.threads, np.int64)  # committed so far
-        self.special = self._special(block, grid, shape, dynamic_shared)
+        self.special = self._special(blocks, grid, shape, dynamic_shared)
 
     def _special(
-        self, block: Sequence[int], grid: Sequence[int], shape: Sequence[int], dynamic: int
+        self, blocks: Sequence[Sequence[int]], grid: Sequence[int], shape: Sequence[int], dynamic: int
     ) -> dict[str, Array]:
-        tid = np.unravel_index(self.thread, tuple(shape)[::-1])[::-1]
-        values: dict[str, Any] = {"%laneid": self.thread % 32, "%dynamic_smem_size": dynamic, "WARP_SZ": 32}
-        for axis, *numbers in zip("xyz", tid, block, shape, grid, strict=True):
+        thread = self.thread % self.each
+        tid = np.unravel_index(thread, tuple(shape)[::-1])[::-1]
+        ctaid = np.repeat(np.array(blocks), self.each, 0).T
+        values: dict[str, Any] = {"%laneid": thread % 32, "%dynamic_smem_size": dynamic, "WARP_SZ": 32}
+        for axis, *numbers in zip("xyz", tid, ctaid, shape, grid, strict=True):
             values.update(
                 zip((f"%tid.{axis}", f"%ctaid.{axis}", f"%ntid.{axis}", f"%nctaid.{axis}"), numbers, strict=True)
             )
@@ -140,15 +146,17 @@ class Block:
             self._run_group(here, None if group.all() else group, at, state, most_steps)
 
     def _release(self, at: Array, state: Array) -> None:
-        waiting = state == WAITING
+        """Let the blocks go on whose threads all wait at a barrier, the same one; the others have ended."""
         if (state == WAITING_FOR_WARP).any():
             raise Fault("divergent barrier: part of a warp waits for the rest")
-        if not waiting.all():
+        waiting, places = (state == WAITING).reshape(-1, self.each), at.reshape(-1, self.each)
+        here = waiting.any(1)
+        if not waiting[here].all():
             raise Fault("divergent barrier: some threads wait at it, others have left the kernel")
-        if (at != at[0]).any():
+        if (places[here] != places[here, :1]).any():
             raise Fault("divergent barrier: threads wait at different ones")
         self.shared.barrier()
-        state[:] = RUNNING
+        state[waiting.reshape(-1)] = RUNNING
 
     def _wait_for_warp(self, arrived: Array, at: Array, state: Array) -> None:
         """Let threads wait until their whole warp has come; shared memory is taken to be unordered all the same."""
@@ -163,12 +171,13 @@ class Block:
         program, instructions = self.program, self.program.instructions
         everyone = np.ones(self.threads, bool)
         members = everyone if group is None else group
+        blocks = int(members.reshape(-1, self.each).any(1).sum())
         while True:
             if here >= len(instructions):
                 state[members] = DONE
                 return
             instruction = instructions[here]
-            self.report.steps += 1
+            self.report.steps += blocks
             if self.report.steps > most_steps:
                 raise Fault(f"the kernel does not end within {most_steps} instructions")
             mask = group
@@ -264,12 +273,17 @@ def launch(
     if int(np.prod(block)) > _most_threads(text):
         raise Fault(f"{int(np.prod(block))} threads a block; the kernel was compiled for {_most_threads(text)}")
     with np.errstate(all="ignore"):
-        for z, y, x in product(*map(range, reversed(grid))):
-            state = Block(program, memory, parameters, (x, y, z), grid, block, dynamic_shared, report)
+        blocks = [(x, y, z) for z, y, x in product(*map(range, reversed(grid)))]
+        each = int(np.prod(block))
+        # Warps that are not whole would run into the next block's.
+        count = max(1, THREADS_AT_ONCE // each) if each % 32 == 0 else 1
+        for first in range(0, len(blocks), count):
+            some = blocks[first : first + count]
+            state = Block(program, memory, parameters, some, grid, block, dynamic_shared, report)
             try:
-                state.run(report.steps + most_steps)
+                state.run(report.steps + len(some) * most_steps)
             except Fault as fault:
-                raise Fault(f"block {(x, y, z)}: {fault}") from None
+                raise Fault(f"blocks {some[0]} to {some[-1]}: {fault}") from None
     return report
 
 

@@ -141,12 +141,12 @@ class GlobalMemory:
 
 
 class SharedMemory:
-    """Shared memory of one block. Threads are numbered within the block."""
+    """Shared memory of blocks that run together, one's after the other's; threads are numbered through all of them."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.bytes = np.full(size, 0xFF, np.uint8)
-        self._wrote = np.full(-(-size // GRANULE), UNTOUCHED, np.uint32)
+    def __init__(self, size: int, blocks: int, threads: int) -> None:
+        self.size, self.pitch, self.threads = size, -(-size // 16) * 16, threads
+        self.bytes = np.full(blocks * self.pitch, 0xFF, np.uint8)
+        self._wrote = np.full(len(self.bytes) // GRANULE, UNTOUCHED, np.uint32)
         self._read = np.full(len(self._wrote), UNTOUCHED, np.uint32)
         self._interval = np.uint32(1 << 16)
 
@@ -158,7 +158,7 @@ class SharedMemory:
 
     def load(self, addresses: Array, size: int, threads: Array) -> Array:
         """Read `size` bytes at each address: (addresses, size) uint8."""
-        offsets, granules = self._check(addresses, size, "load")
+        offsets, granules = self._check(addresses, size, threads, "load")
         me = (self._interval | threads.astype(np.uint32))[:, None]
         wrote = self._wrote[granules]
         if wrote.max() >= UNTOUCHED:
@@ -176,28 +176,29 @@ class SharedMemory:
 
     def store(self, addresses: Array, data: Array, threads: Array) -> None:
         """Write the rows of `data` to the addresses."""
-        offsets, granules = self._check(addresses, data.shape[1], "store")
+        offsets, granules = self._check(addresses, data.shape[1], threads, "store")
         self._claim(granules, self._interval | threads.astype(np.uint32), "store")
         self.bytes[offsets[:, None] + np.arange(data.shape[1])] = data
 
     def send(self, addresses: Array, size: int, threads: Array) -> None:
         """Begin copies by cp.async: until they are waited for nobody may touch the destination."""
-        offsets, granules = self._check(addresses, size, "cp.async")
+        offsets, granules = self._check(addresses, size, threads, "cp.async")
         self._claim(granules, self._interval | threads.astype(np.uint32), "cp.async")
         self._wrote[granules] = (IN_FLIGHT | threads.astype(np.uint32))[:, None]
         self.bytes[offsets[:, None] + np.arange(size)] = 0xFF
 
     def arrive(self, addresses: Array, data: Array, threads: Array) -> None:
         """End copies: they are the waiting thread's stores, seen by others after a barrier."""
-        offsets, granules = self._check(addresses, data.shape[1], "cp.async")
+        offsets, granules = self._check(addresses, data.shape[1], threads, "cp.async")
         self._wrote[granules] = (self._interval | threads.astype(np.uint32))[:, None]
         self.bytes[offsets[:, None] + np.arange(data.shape[1])] = data
 
-    def _check(self, addresses: Array, size: int, what: str) -> tuple[Array, Array]:
+    def _check(self, addresses: Array, size: int, threads: Array, what: str) -> tuple[Array, Array]:
         check_alignment(addresses, size, f"shared {what}")
         offsets = addresses.astype(np.int64)
         if offsets.min() < 0 or offsets.max() + size > self.size:
             raise Fault(f"shared {what} out of bounds: {size} bytes at {offsets.max()} of {self.size}")
+        offsets += threads // self.threads * self.pitch
         return offsets, (offsets // GRANULE)[:, None] + np.arange(max(1, size // GRANULE))
 
     def _conflict(self, record: Array, me: Array) -> bool:

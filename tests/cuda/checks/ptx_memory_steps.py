@@ -88,7 +88,7 @@ def load_bytes(block: Block, space: str, places: Array, size: int, threads: Arra
     """Read from a space; generic addresses tell by themselves which one is meant."""
     space, places = _window(space, places)
     if space == "global":
-        return block.memory.load(places, size, block.first_thread + threads)
+        return block.memory.load(places, size, block.thread_of_grid[threads])
     if space == "local":
         return block.local.load(places, size, threads)
     data = block.shared.load(places, size, threads)
@@ -100,7 +100,7 @@ def store_bytes(block: Block, space: str, places: Array, data: Array, threads: A
     """Write to a space."""
     space, places = _window(space, places)
     if space == "global":
-        block.memory.store(places, data, block.first_thread + threads)
+        block.memory.store(places, data, block.thread_of_grid[threads])
     elif space == "local":
         block.local.store(places, data, threads)
     else:
@@ -191,7 +191,7 @@ def _copy_async(program: Program, instruction: Instruction) -> Step:
         if ((read != 0) & (read != size)).any():
             raise NotImplementedError("cp.async of part of its size")
         if (full := read == size).any():
-            data[full] = block.memory.load(of[full], size, block.first_thread + threads[full])
+            data[full] = block.memory.load(of[full], size, block.thread_of_grid[threads[full]])
         block.shared.send(to, size, threads)
         count_banks(block, text, to, size, threads)
         block.copies.append((threads, block.groups[who], to, data))
