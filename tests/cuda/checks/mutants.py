@@ -1,7 +1,8 @@
 """Kernels with one deliberate mistake: their source is changed as text, and the changed package compiled.
 
 A mutant lives in a package of its own name, so that the real one is untouched. It has its own copy of the changed
-module and of those that use it, directly or not; the others, with all that is compiled of them, are the real ones.
+module and of those that use it, directly or not; the others, with all that is compiled of them, are the real ones. So
+are, in those copies, the device functions that the mistake does not reach.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import nbconv
@@ -102,6 +103,37 @@ def users_of(module: str) -> set[str]:
     return found
 
 
+def _same(mine: Any, real: Any) -> bool:
+    """Say whether two functions do the same as far as their own text goes; other values must be equal."""
+    mine, real = getattr(mine, "py_func", mine), getattr(real, "py_func", real)
+    if not isinstance(mine, FunctionType) or not isinstance(real, FunctionType):
+        return mine is real or (type(mine) is type(real) is int and mine == real)
+    parts = ("co_code", "co_consts", "co_names", "co_varnames")
+    return all(getattr(mine.__code__, part) == getattr(real.__code__, part) for part in parts)
+
+
+def _share_unchanged(package: str, own: set[str]) -> None:
+    """Put the real device functions where the mistake does not reach: they and all they name are the same."""
+    names = [name for name in own if f"{package}.{name}" in sys.modules and f"nbconv.{name}" in sys.modules]
+    pairs = [(vars(sys.modules[f"{package}.{name}"]), vars(sys.modules[f"nbconv.{name}"])) for name in names]
+    places = [(mine, real, name) for mine, real in pairs for name in mine if name in real]
+    changed = {id(mine[name]) for mine, real, name in places if not _same(mine[name], real[name])}
+    while True:
+        reached = set()
+        for mine, _, name in places:
+            function = getattr(mine[name], "py_func", None)
+            if function is not None and id(mine[name]) not in changed:
+                used = (function.__globals__.get(used) for used in function.__code__.co_names)
+                if any(id(value) in changed for value in used):
+                    reached.add(id(mine[name]))
+        if not reached:
+            break
+        changed |= reached
+    for mine, real, name in places:
+        if getattr(mine[name], "targetoptions", {}).get("device") and id(mine[name]) not in changed:
+            mine[name] = real[name]
+
+
 @contextmanager
 def mutated(mutation: Mutation, module: str) -> Iterator[ModuleType]:
     """Import `module` (as ``cuda.gemm``) of a package with the mistake in it.
@@ -125,6 +157,7 @@ def mutated(mutation: Mutation, module: str) -> Iterator[ModuleType]:
         result = importlib.import_module(f"{package}.{module}")
         if f"{package}.{mutation.module}" not in sys.modules:
             raise LookupError(f"{module} does not use {mutation.module}")
+        _share_unchanged(package, own)
         yield result
     finally:
         sys.meta_path.remove(finder)
