@@ -16,7 +16,7 @@ import numpy as np
 import nbconv
 from bench.gpu_shapes import PASSES, TINY, least_bytes, output_shape, product_of
 from bench.gpu_torch import Torch, import_torch
-from nbconv.cuda import gemm, gemm_tiles, plan
+from nbconv.cuda import gemm, gemm_tiles, gradients, plan
 from nbconv.cuda.driver import cuda
 from tests.cases import Case
 from tests.helpers import arrays_of, real_numbers, rng_for
@@ -98,7 +98,10 @@ def ffma_units() -> Iterator[None]:
 
     plan.make_plan.cache_clear()
     try:
-        with mock.patch.object(plan, "CHOICES", (choose, plan._general)):
+        with (
+            mock.patch.object(plan, "CHOICES", (choose, plan._general)),
+            mock.patch.object(gradients, "_tensor_kind", return_value=None),
+        ):
             yield
     finally:
         plan.make_plan.cache_clear()

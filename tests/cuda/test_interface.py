@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 import nbconv
+from tests import reference
+from tests.cases import Case
 from tests.cuda import strangers
 from tests.cuda.lanes import needs_compiler
 from tests.cuda.strangers import Capsule, Cupy, CupyArray, Interface, Stream, Tensor, Torch, cupy, torch  # noqa: F401
 from tests.helpers import DTYPES, Array, assert_equal, whole_numbers
+from tests.test_backward import oracle
 
 needs_compiler()
 
@@ -26,7 +29,8 @@ from tests.cuda.checks.pretend_device import PretendArray, pretended_device  # n
 
 RNG = np.random.default_rng(5)
 X, WEIGHT, BIAS = (strangers.aligned(whole_numbers(RNG, shape)) for shape in ((2, 9, 3), (4, 3, 3), (4,)))
-EXPECTED = nbconv.conv1d(X, WEIGHT, BIAS, padding=1)
+EXPECTED = reference.run("conv1d", X, WEIGHT, BIAS, padding=1).astype(np.float32)
+CASE = Case("conv1d", X.shape, WEIGHT.shape, {"padding": 1})
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def test_results_are_of_the_kind_of_the_first_array(kind: Any, result: Any) -> N
     assert_equal(y.array, EXPECTED)
     dy = make(kind, whole_numbers(RNG, EXPECTED.shape))[0]
     grads = nbconv.conv1d_backward(dy, x, weight, padding=1)
-    for grad, expected in zip(grads, nbconv.conv1d_backward(dy.array, X, WEIGHT, padding=1), strict=True):
+    for grad, expected in zip(grads, oracle(CASE, dy.array, X, WEIGHT), strict=True):
         assert type(grad) is result
         assert_equal(grad.array, expected)
 
@@ -66,7 +70,7 @@ def test_bfloat16(kind: Any) -> None:
     arrays = [array.astype(ml_dtypes.bfloat16) for array in (X, WEIGHT, BIAS)]
     y = nbconv.conv1d(*make(kind, *arrays), padding=1)
     assert y.array.dtype == ml_dtypes.bfloat16
-    assert_equal(y.array, nbconv.conv1d(*arrays, padding=1))
+    assert_equal(y.array, EXPECTED)
 
 
 @pytest.mark.usefixtures("device", "torch", "cupy")
@@ -77,7 +81,7 @@ def test_strides_and_out(kind: Any) -> None:
     out = kind(np.full((2, 4, x.array.shape[1]), np.nan, np.float32).swapaxes(1, 2))
     weight, bias = make(kind, WEIGHT, BIAS)
     assert nbconv.conv1d(x, weight, bias, padding=1, out=out) is out
-    assert_equal(out.array, nbconv.conv1d(x.array, WEIGHT, BIAS, padding=1))
+    assert_equal(out.array, reference.run("conv1d", x.array, WEIGHT, BIAS, padding=1))
 
 
 @pytest.mark.usefixtures("device")
@@ -131,10 +135,10 @@ def test_weight_gradients_by_type_and_precision(
 ) -> None:
     x, weight = (whole_numbers(RNG, shape, DTYPES[dtype]) for shape in ((2, 40, channels), (16, channels, 3)))
     dy = whole_numbers(RNG, (2, 40, 16), DTYPES[dtype])
-    options: dict[str, Any] = {"needs": ("weight",), "padding": 1, **params}
-    there = nbconv.conv1d_backward(dy, x, weight, **options, precision=precision, device="cuda")
-    here = nbconv.conv1d_backward(*(array.astype(float) for array in (dy, x, weight)), **options)
-    assert_equal(there.weight, here.weight)
+    case = Case("conv1d", x.shape, weight.shape, {"padding": 1, **params})
+    options: dict[str, Any] = {**case.params, "precision": precision, "needs": ("weight",)}
+    grad = nbconv.conv1d_backward(dy, x, weight, **options, device="cuda").weight
+    assert_equal(grad, oracle(case, dy, x, weight)[1])
     assert [name for name, _ in device.launches] == [*kernels, "sum_weight_slices"]
 
 
@@ -144,13 +148,11 @@ def test_precision_of_weight_gradients(precision: str, error: float) -> None:
     """Of real numbers, in units of the sum of the products' sizes."""
     dy, x = RNG.random((2, 60, 8), np.float32) - 0.5, RNG.random((2, 64, 8), np.float32) - 0.5
     weight = np.zeros((8, 8, 5), np.float32)
-    there = nbconv.conv1d_backward(dy, x, weight, needs=("weight",), precision=precision, device="cuda").weight
-    exact, sizes = (
-        nbconv.conv1d_backward(f(dy.astype(float)), f(x.astype(float)), weight.astype(float), needs=("weight",)).weight
-        for f in (np.asarray, np.abs)
-    )
-    assert (np.abs(there - exact) <= error * sizes).all()
-    assert precision == "high" or (np.abs(there - exact) > 2.0**-20 * sizes).any()
+    grad = nbconv.conv1d_backward(dy, x, weight, needs=("weight",), precision=precision, device="cuda").weight
+    case = Case("conv1d", x.shape, weight.shape)
+    exact, sizes = (oracle(case, f(dy), f(x), weight)[1] for f in (np.asarray, np.abs))
+    assert (np.abs(grad - exact) <= error * sizes).all()
+    assert precision == "high" or (np.abs(grad - exact) > 2.0**-20 * sizes).any()
 
 
 # ---- streams, copies -----------------------------------------------------------------------------------------------

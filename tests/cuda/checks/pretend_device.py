@@ -170,7 +170,6 @@ def pretended_device() -> Iterator[Device]:
 def _forget_device_arrays() -> None:
     """Empty the package's caches of what it keeps on devices."""
     import functools
-    import gc
     import sys
 
     names = [name for name in sys.modules if name.startswith("nbconv.cuda")]
@@ -178,4 +177,3 @@ def _forget_device_arrays() -> None:
         for value in list(vars(sys.modules[name]).values()):
             if isinstance(value, functools._lru_cache_wrapper):
                 value.cache_clear()
-    gc.collect()

@@ -25,7 +25,7 @@ RAGGED = [
     layer("conv1d", (2, 70, 5), (40, 5, 3), padding=2, stride=2),
     layer("conv1d", (1, 61, 6), (70, 3, 4), groups=2, dilation=3, padding=4),
     layer("conv1d", (2, 40, 8), (17, 8, 4), padding=3, padding_mode="reflect"),
-    layer("conv2d", (1, 9, 11, 3), (136, 3, 3, 3), padding=(1, 2), padding_mode="circular"),
+    layer("conv2d", (1, 9, 11, 3), (72, 3, 3, 3), padding=(1, 2), padding_mode="circular"),
     layer("conv2d", (1, 9, 11, 7), (9, 7, 3, 3), padding=(3, 1), padding_mode="replicate", stride=2),
     layer("conv_transpose1d", (1, 40, 10), (10, 20, 5), stride=2, dilation=3),
 ]
