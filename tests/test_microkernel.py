@@ -26,6 +26,7 @@ from nbconv.runtime.microkernel import (
     NARROW,
     TRIMMED,
     Slide,
+    correlating_kernel,
     grouped,
     kind_lanes,
     run_tile,
@@ -145,6 +146,29 @@ def test_sliding_tiles(dtype: np.dtype, slide: Slide) -> None:
             compiled_run_tile(
                 kernel, a, 0, slide.stride * step, slide.dilation * step, a_taps, b, 0, vectors * width, b_taps,
                 0, taps, slide.taps, bias, 0, 0, result.ravel(), 0, columns + GAP, columns, tiles,
+            )  # fmt: skip
+        np.testing.assert_array_equal(*c)
+        assert np.isnan(c[0]).sum() == rows * tiles * GAP
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("steps", [(1, 1), (2, 1), (1, 3), (2, 2)], ids=str)
+@pytest.mark.parametrize("run", [1, 4, 11])
+def test_correlating_tiles(dtype: np.dtype, steps: tuple[int, int], run: int) -> None:
+    """They give what plain depthwise tiles give, to the bit."""
+    rng, width, step, taps, tiles = np.random.default_rng(0), lanes(dtype), 70, 2, 2
+    for rows, vectors, kind, last in (3, 2, DEPTHWISE, width), (5, 1, DEPTHWISE + TRIMMED, 1), (2, 4, DEPTHWISE, width):
+        columns = (vectors - 1) * width + last
+        a_row, a_k = steps[0] * step, steps[1] * step
+        a = rng.standard_normal(rows * tiles * a_row + run * a_k + 9 * step).astype(dtype)
+        b = rng.standard_normal(taps * run * step).astype(dtype)
+        bias, c = rng.standard_normal(columns).astype(dtype), np.full((2, rows * tiles, columns + GAP), np.nan, dtype)
+        a_taps, b_taps = np.array([3, 7 * step]), np.arange(taps) * run * step
+        kernels = correlating_kernel(dtype, kind, *steps, rows, vectors), tile_kernel(dtype, kind, rows, vectors)
+        for kernel, result in zip(kernels, c, strict=True):
+            compiled_run_tile(
+                kernel, a, 0, a_row, a_k, a_taps, b, 0, step, b_taps, 0, taps, run, bias, 0, 0, result.ravel(), 0,
+                columns + GAP, columns, tiles,
             )  # fmt: skip
         np.testing.assert_array_equal(*c)
         assert np.isnan(c[0]).sum() == rows * tiles * GAP

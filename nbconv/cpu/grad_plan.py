@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..geometry import PADDING_MODES, Axis, Geometry
-from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, tile_kernel
+from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, correlating_kernel, tile_kernel
 from ..runtime.target import lanes
 from . import grad_tables as G
 from .tables import NOT_HALF
@@ -23,7 +23,8 @@ from .tiles import max_rows, max_vectors, split_columns
 __all__ = ["GradMemory", "GradPlan", "plan_tiles"]
 
 _UNIT = Axis(1, 1, 1, 1, 0, 0, 1)
-_CHUNK = 256  # positions whose rows of both operands, some hundred channels each, stay in L2 beside the sums
+_CHUNK = 1 << 16  # numbers of both operands that stay in L2 beside the sums
+_LEAST_CHUNK, _MOST_CHUNK = 256, 2048  # positions that pay for a round of all taps; that one round takes
 _SUMS = 96 * 1024  # float32 numbers of a job's sums, which share L2 with them
 _PANEL = 128 * 1024  # numbers of a gathered panel
 _PART = 1024  # positions that pay for zeroing and adding one more set of sums
@@ -210,7 +211,8 @@ class _Builder:
 
     def _chunk_positions(self) -> int:
         """Choose how many positions are reduced at once; gathered, their panel must stay small."""
-        chunk = min(_CHUNK, max(1, self.positions))
+        channels = self.geometry.c_in + self.geometry.c_out
+        chunk = min(max(_CHUNK // max(1, channels), _LEAST_CHUNK), _MOST_CHUNK, max(1, self.positions))
         if self.gathered:
             channels = min(self.c_narrow, _SUMS) if self.tied else self.c_wide
             while chunk > 1 and (
@@ -290,8 +292,13 @@ class _Builder:
                 for rows in row_lengths:
                     tiles = -(-rows // max_rows(vectors, self.tied))
                     for size in {rows // tiles, -(-rows // tiles)}:
-                        kernels[vectors, size] = tile_kernel(self.memory.compute, kind, size, vectors)
+                        kernels[vectors, size] = self._kernel(kind, size, vectors)
         return kernels
+
+    def _kernel(self, kind: int, rows: int, vectors: int) -> int:
+        if self.tied and rows > 1:  # rows are taps, terms positions: both lie some pixels apart
+            return correlating_kernel(self.memory.compute, kind, self.w.dilation, self.w.stride, rows, vectors)
+        return tile_kernel(self.memory.compute, kind, rows, vectors)
 
 
 def tap_segments(axis: Axis, tap: int, mode: str) -> list[tuple[int, int, int, int]]:

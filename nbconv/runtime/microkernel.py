@@ -26,6 +26,7 @@ from .tile_code import (
     NARROW,
     TRIMMED,
     Slide,
+    correlating_code,
     group_of,
     grouped,
     kind_lanes,
@@ -41,6 +42,7 @@ __all__ = [
     "NARROW",
     "TRIMMED",
     "Slide",
+    "correlating_kernel",
     "grouped",
     "kind_lanes",
     "run_tile",
@@ -167,6 +169,19 @@ def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int) -> int:
     width = lanes(dtype)
     tile = sliding_code(dtype, slide, rows, width)
     return _compile(tile, f"slide_{dtype.name}_{'_'.join(map(str, slide))}_{rows}x{width}")
+
+
+@cache
+def correlating_kernel(dtype: np.dtype, kind: int, row_steps: int, term_steps: int, rows: int, vectors: int) -> int:
+    """Compile a depthwise kernel whose `a_row` and `a_k` are so many times one step: it loads less.
+
+    It writes whole vectors where it is not trimmed.
+    """
+    if pure():
+        return tile_kernel(dtype, kind, rows, vectors)
+    width = kind_lanes(kind, dtype)
+    tile = correlating_code(dtype, kind, row_steps, term_steps, rows, vectors, width)
+    return _compile(tile, f"correlate_{dtype.name}_{kind}_{row_steps}_{term_steps}_{rows}x{vectors}x{width}")
 
 
 def _compile(tile: Any, name: str) -> int:

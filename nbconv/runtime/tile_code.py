@@ -25,6 +25,7 @@ __all__ = [
     "N_ARGS",
     "TRIMMED",
     "Slide",
+    "correlating_code",
     "group_of",
     "grouped",
     "kind_lanes",
@@ -40,7 +41,7 @@ _GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in
 N_ARGS = 15
 _LINE = 64  # bytes of a cache line
 _AHEAD = 8192  # bytes: what memory delivers in the time that it takes to answer, some times over
-_UNROLL = 4  # steps of a narrow tile's reduction that share the addresses of its rows
+_UNROLL = 4  # steps of a reduction at once, where they share addresses or loads
 
 
 def grouped(channels: int) -> int:
@@ -272,6 +273,61 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, width: int) -> Any:
         init_next = [code.at(place, width) for place in (a_tile, c_tile, init_tile, b_tile)]
         column_loop.close(init_next)
         a_tile, c_tile, init_tile = tile_loop.values
+        tile_loop.close([
+            _row(code, place, step, rows) for place, step in ((a_tile, a_row), (c_tile, c_row), (init_tile, init_row))
+        ])  # fmt: skip
+
+    return _intrinsic(emit)
+
+
+def correlating_code(
+    dtype: np.dtype, kind: int, row_steps: int, term_steps: int, rows: int, vectors: int, width: int
+) -> Any:
+    """Make the intrinsic of depthwise tiles whose rows and terms lie so many steps apart, of one length.
+
+    Row m meets at term k what row m + 1 met some terms before: with several terms at once, each vector is loaded once
+    for all rows that it is in. A sum takes its terms in the order of the plain tile.
+    """
+    reads = Slide(_UNROLL, row_steps, term_steps).reads(rows)
+
+    def emit(builder, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles):
+        code = VectorCode(builder, dtype, width)
+        a, b, c, init = (code.pointer(address, code.scalar) for address in (a, b, c, init))
+        a_taps, b_taps = code.pointer(a_taps, I64), code.pointer(b_taps, I64)
+        a_step = a_row if row_steps == 1 else builder.sdiv(a_row, I64(row_steps))
+        last_lanes = code.first_lanes(builder.sub(columns, I64((vectors - 1) * width)))
+        masks = [None] * (vectors - 1) + [last_lanes if kind & TRIMMED else None]
+
+        def add(sums, a_here, b_here, terms, meetings):
+            sums = list(sums)
+            for v, mask in enumerate(masks):
+                factors = [code.load(code.at(_row(code, b_here, b_k, k), v * width), mask) for k in range(terms)]
+                for step, pairs in meetings.items():
+                    x = code.load(code.at(_row(code, a_here, a_step, step), v * width), mask)
+                    for m, k in pairs:
+                        sums[m * vectors + v] = code.multiply_add(x, factors[k], sums[m * vectors + v])
+            return sums
+
+        tile_loop = _Loop(code, tiles, [a, c, init], tests=False)
+        a_tile, c_tile, init_tile = tile_loop.values
+        tile = [(m, v) for m in range(rows) for v in range(vectors)]
+        sums = [code.load(code.at(_row(code, init_tile, init_row, m), v * width), masks[v]) for m, v in tile]
+        tap_loop = _Loop(code, taps, sums, tests=True)
+        a_tap = code.at(a_tile, builder.load(code.at(a_taps, tap_loop.number)))
+        b_tap = code.at(b, builder.load(code.at(b_taps, tap_loop.number)))
+        whole = builder.and_(run, I64(-_UNROLL))
+        state: list[Any] = [a_tap, b_tap, *tap_loop.values]
+        for count, terms, meetings in (
+            (whole, _UNROLL, reads),
+            (builder.sub(run, whole), 1, {m * row_steps: [(m, 0)] for m in range(rows)}),
+        ):
+            loop = _Loop(code, count, state, terms, tests=True)
+            a_here, b_here, *sums = loop.values
+            sums = add(sums, a_here, b_here, terms, meetings)
+            state = loop.close([_row(code, a_here, a_k, terms), _row(code, b_here, b_k, terms), *sums])
+        sums = tap_loop.close(state[2:])
+        for (m, v), value in zip(tile, sums, strict=True):
+            code.store(value, code.at(_row(code, c_tile, c_row, m), v * width), masks[v])
         tile_loop.close([
             _row(code, place, step, rows) for place, step in ((a_tile, a_row), (c_tile, c_row), (init_tile, init_row))
         ])  # fmt: skip

@@ -68,7 +68,7 @@ class VectorCode:
             self._call(name, ir.VoidType(), value, self._place(address), I32(self.size), mask)
 
     def prefetch(self, address: Any) -> None:
-        """Ask for the cache line of an address, which need not be valid: into L2, which waits for more lines than L1."""
+        """Ask for the line of an address, which need not be valid: into L2, which waits for more lines than L1."""
         place = self.builder.bitcast(address, ir.IntType(8).as_pointer())
         self._call("llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(2), I32(1))
 
