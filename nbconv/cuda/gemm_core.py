@@ -3,7 +3,7 @@
 The steps are device functions that the kernels hand in or that stand here, so that others can take their place:
 
     load        `gemm_loads.copy_left`, `gemm_loads.copy_right`: a slice of x and of the weights into a stage
-    read        where a thread's part of a slice lies in a stage: `start_reading(thread, m_tile, n_tile, reading)`
+    read        where a thread reads in a stage: `start_reading(thread, m_tile, n_tile, left_size, reading, sums)`
     multiply    and accumulate a slice: `multiply(shared, read, reading, m_tile, n_tile, sums)`
     lay         rows `base` to `base + count` of the tile in shared memory: `lay(shared, sums, base, count, pitch, ...)`
     finish      `finish_rows`: bias, residual, activation, store
@@ -20,15 +20,15 @@ from .gemm_loads import BEYOND, copy_left, copy_right, phase_of_block, split_row
 from .intrinsics import bits_of, copy_commit, copy_wait0, copy_wait1, float_of, fresh, load4, load_int, store4
 from .storage import narrow, widen
 
-__all__ = ["WORDS", "product"]
+__all__ = ["WORDS", "join_shares", "product"]
 
-WORDS = 16  # of a row of the left slice, four bytes each
+WORDS = 16  # of a row of a share of the left slice, four bytes each
 
 
 @inlined
 def product(
-    x, weight, bias, residual, y, table, shared, walk, own, stride, sums, m_tile, n_tile, threads, rows, stages, chunk,
-    swizzle_mask, swizzle_shift, pad, masked, start_reading, multiply, lay,
+    x, weight, bias, residual, y, table, shared, walk, own, stride, sums, m_tile, n_tile, threads, rows, shares, stages,
+    chunk, swizzle_mask, swizzle_shift, pad, masked, start_reading, multiply, lay,
 ):  # fmt: skip
     """Make this block's tile of a product.
 
@@ -36,7 +36,7 @@ def product(
     Shapes   x, y, residual flat, channels last . weight, bias, table as `table` says . shared: `stages` slices of both
              operands, in words of four bytes . walk: see `gemm_loads` . sums: this thread's part of the tile
     Tile     (m_tile, n_tile) by `threads` threads; each copies `rows` rows of a left slice with one other thread.
-             A slice is four chunks of `chunk` numbers deep
+             A slice has one or two shares, four chunks of `chunk` numbers deep; half the threads multiply each of two
     Swizzle  in row k of a right slice, chunk c stands in place c ^ ((k & swizzle_mask) << swizzle_shift)
     """
     group, fields = phase_of_block(table, int32(0))
@@ -47,13 +47,13 @@ def product(
     if first_row >= limit:
         return
     thread = int32(cuda.threadIdx.x)
-    depth = 4 * chunk
-    left_size = WORDS * m_tile
-    stage_size = left_size + WORDS * n_tile
+    depth = 4 * chunk * shares
+    left_size = WORDS * m_tile * shares
+    stage_size = left_size + WORDS * n_tile * shares
     ring = stages * stage_size
 
     # Left: this thread's rows of x and its place in the reduction.
-    address = cuda.local.array(2, int32)
+    address = cuda.local.array(4, int32)
     row, own_chunk = int32(thread >> 1), int32(int32(thread ^ (thread >> 3)) & 1)
     start_walk(table, fields, int32(first_row + row), threads // 2, rows, limit, walk, own, stride)
     last_channel = int32(int32(group + 1) * table[T.C_IN_GROUP])
@@ -80,7 +80,7 @@ def product(
     takes_part = threads <= depth * chunks or right_row < depth
 
     reading = cuda.local.array(2, int32)
-    start_reading(thread, m_tile, n_tile, reading)
+    start_reading(thread, m_tile, n_tile, left_size, reading, sums)
     for i in range(sums.shape[0]):
         for j in range(sums.shape[1]):
             sums[i, j] = float32(0)
@@ -90,8 +90,8 @@ def product(
     while write < int32(ring - stage_size):
         if write < int32(remaining * stage_size):
             channel = copy_left(
-                shared, int32(write + to_left), 4 * threads, 8 * m_tile, x, table, fields, channel, last_channel, rows,
-                walk, own, stride, address, chunk, masked,
+                shared, int32(write + to_left), 4 * threads, 8 * m_tile, 2 * shares, x, table, fields, channel,
+                last_channel, rows, walk, own, stride, address, chunk, masked,
             )  # fmt: skip
             place = copy_right(
                 shared, int32(write + to_right), 4 * threads, weight, place, table, end, copies, right_rows, takes_part
@@ -108,8 +108,8 @@ def product(
         write = next_stage(read, stage_size, stages, stages - 1)
         if remaining >= stages:
             channel = copy_left(
-                shared, int32(write + to_left), 4 * threads, 8 * m_tile, x, table, fields, channel, last_channel, rows,
-                walk, own, stride, address, chunk, masked,
+                shared, int32(write + to_left), 4 * threads, 8 * m_tile, 2 * shares, x, table, fields, channel,
+                last_channel, rows, walk, own, stride, address, chunk, masked,
             )  # fmt: skip
             place = copy_right(
                 shared, int32(write + to_right), 4 * threads, weight, place, table, end, copies, right_rows, takes_part
@@ -120,7 +120,30 @@ def product(
         remaining = int32(remaining - 1)
     copy_wait0()
     cuda.syncthreads()
+    if shares == 2:
+        join_shares(shared, sums, thread, threads)
     finish(bias, residual, y, table, shared, ring, sums, m_tile, n_tile, threads, pad, lay)
+
+
+@inlined
+def join_shares(shared, sums, thread, threads):
+    """Add the sums of the second half of the threads to those of the first, through memory that nobody else uses."""
+    half = threads // 2
+    if thread >= half:
+        place = int32(4 * int32(thread - half))
+        for i in range(sums.shape[0]):
+            for part in range(sums.shape[1] // 4):
+                four = (sums[i, 4 * part], sums[i, 4 * part + 1], sums[i, 4 * part + 2], sums[i, 4 * part + 3])
+                store4(shared, int32(place + 4 * half * (i * (sums.shape[1] // 4) + part)), four)
+    cuda.syncthreads()
+    if thread < half:
+        place = int32(4 * thread)
+        for i in range(sums.shape[0]):
+            for part in range(sums.shape[1] // 4):
+                four = load4(shared, place, 4 * half * (i * (sums.shape[1] // 4) + part))
+                for j in range(4):
+                    sums[i, 4 * part + j] += four[j]
+    cuda.syncthreads()
 
 
 @inlined

@@ -6,9 +6,9 @@ threads makes one tile of the result. Slices of both operands travel through a r
 asynchronous copies, which write zeros where there is nothing to read: that is how zero padding, the ends of rows and
 the end of the reduction cost nothing.
 
-Left slices lie in shared memory as two halves of (rows, 32 bytes). A row's two 16-byte chunks change places in every
-other group of four rows: then both the copies of eight neighbouring threads and every pattern of reads that the
-kernels use touch all 32 banks once.
+Left slices lie in shared memory as halves of (rows, 32 bytes), two of a share. A row's two 16-byte chunks change places
+in every other group of four rows: then both the copies of eight neighbouring threads and every pattern of reads that
+the kernels use touch all 32 banks once.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ OUTSIDE = -(2**30)  # an address that stays negative whatever channel is added
 BEYOND = 2**31  # a place in the weights that stays beyond every end
 # What a thread keeps of its walk, besides the channel and the rows' addresses, which change all the time: number `f`
 # stands at `walk[own + f * stride]`, in shared memory where registers are short, else in a local array.
-TAP_W, TAP_H, LINE, TOP, LEFT = range(5)
-ROW_FIELDS = 3  # the last three, once for each row
+TAP_W, TAP_H, LINE, TOP, LEFT, PLACE = range(6)
+ROW_FIELDS = 4  # the last four, once for each row
 
 
 @inlined
@@ -87,22 +87,44 @@ def start_walk(table, fields, first, step, rows, limit, walk, own, stride):
 
 
 @inlined
+def place_row(table, ended, down, along, height, width, walk, at, stride, masked):
+    """Find the address of channel 0 that one row, whose fields stand at `at`, reads `down` and `along` from its first.
+
+    OUTSIDE where nothing is read.
+    """
+    line = load_int(walk, at, LINE * stride)
+    h = int32(load_int(walk, at, TOP * stride) + down)
+    w = int32(load_int(walk, at, LEFT * stride) + along)
+    if masked:
+        h = inside(h, height, table[T.PADDING_MODE])
+        w = inside(w, width, table[T.PADDING_MODE])
+    outside = ended | (line < 0) | (uint32(h) >= uint32(height)) | (uint32(w) >= uint32(width))
+    place = int32(int32(int32(int32(line + h) * width) + w) * table[T.C_IN])
+    return int32(OUTSIDE) if outside else place
+
+
+@inlined
 def place_rows(table, fields, tap_h, tap_w, rows, walk, own, stride, address, masked):
-    """Find the address of channel 0 at a tap, for each row; OUTSIDE where nothing is read."""
+    """Find the address of channel 0 at a tap, for each row."""
     height, width = table[T.SIZE_H], table[T.SIZE_W]
     down = int32(tap_h * load_int(table, fields, T.DILATION_H))
     along = int32(tap_w * load_int(table, fields, T.DILATION_W))
     ended = tap_h >= load_int(table, fields, T.TAPS_H)
-    for r in range(rows):
-        line = load_int(walk, own, (LINE + r * ROW_FIELDS) * stride)
-        h = int32(load_int(walk, own, (TOP + r * ROW_FIELDS) * stride) + down)
-        w = int32(load_int(walk, own, (LEFT + r * ROW_FIELDS) * stride) + along)
-        if masked:
-            h = inside(h, height, table[T.PADDING_MODE])
-            w = inside(w, width, table[T.PADDING_MODE])
-        outside = ended | (line < 0) | (uint32(h) >= uint32(height)) | (uint32(w) >= uint32(width))
-        place = int32(int32(int32(int32(line + h) * width) + w) * table[T.C_IN])
-        address[r] = int32(OUTSIDE) if outside else place
+    if rows <= 2:
+        for r in range(rows):
+            at = int32(own + r * ROW_FIELDS * stride)
+            address[r] = place_row(table, ended, down, along, height, width, walk, at, stride, masked)
+    else:  # in a loop, which a walk in registers does not allow: it is seldom run, and a quarter of the code
+        at = own
+        last = fresh(int32(own + (rows - 1) * ROW_FIELDS * stride))
+        more = True
+        while more:
+            place = place_row(table, ended, down, along, height, width, walk, at, stride, masked)
+            store_int(walk, at, PLACE * stride, place)
+            more = at != last
+            at = int32(at + ROW_FIELDS * stride)
+        for r in range(rows):
+            address[r] = load_int(walk, own, (PLACE + r * ROW_FIELDS) * stride)
 
 
 @inlined
@@ -129,15 +151,18 @@ def advance(table, fields, channel, step, end, rows, walk, own, stride, address,
 
 @inlined
 def copy_left(
-    shared, to, row_step, half_step, x, table, fields, channel, end, rows, walk, own, stride, address, chunk, masked
-):
+    shared, to, row_step, half_step, halves, x, table, fields, channel, end, rows, walk, own, stride, address, chunk,
+    masked,
+):  # fmt: skip
     """Copy this thread's chunks of a left slice, one of each half, each after the step that leads to it.
 
     A chunk is `chunk` numbers that follow each other in the reduction, 16 bytes; the thread's next is two chunks on.
     Masked: they are copied one by one, for channels that `chunk` does not divide, or padding that is not zeros.
     Returns the channel.
     """
-    last = fresh(int32(to + half_step))  # a number of turns that the compiler knows would unroll the loop
+    last = fresh(
+        int32(to + (halves - 1) * half_step)
+    )  # a number of turns that the compiler knows would unroll the loop
     more = True
     while more:
         if masked:

@@ -6,7 +6,7 @@ adds the slices in order: the bits depend on shapes only.
 
 The kernels hand in three steps:
 
-    read        where a thread's part of a stage lies: `start_reading(thread, m_tile, n_tile, reading)`
+    read        where a thread reads in a stage: `start_reading(thread, m_tile, n_tile, left_size, reading, sums)`
     multiply    and accumulate a part of a slice: `multiply(shared, read, reading, m_tile, n_tile, sums)`
     store       the sums: `store(partial, table, sums, m_tile, n_tile)`
 """
@@ -17,7 +17,7 @@ from numpy import float32, int32, uint32
 
 from . import table as T
 from .driver import cuda, inlined
-from .gemm_core import WORDS, next_stage
+from .gemm_core import WORDS, join_shares, next_stage
 from .gemm_loads import BEYOND, OUTSIDE, inside, split_row, tile_of_block
 from .intrinsics import copy4, copy16, copy_commit, copy_wait0, copy_wait1, fresh, load_int, store_int
 
@@ -98,16 +98,17 @@ def copy_points(shared, to, to_step, points, table, place, end, step, copies, ma
 
 @inlined
 def slice_product(
-    windows, points, partial, table, rows_of_slice, shared, walk, own, stride, sums, m_tile, n_tile, threads, stages,
-    chunk, swizzle_mask, swizzle_shift, masked, start_reading, multiply, store,
+    windows, points, partial, table, rows_of_slice, shared, walk, own, stride, sums, m_tile, n_tile, threads, shares,
+    stages, chunk, swizzle_mask, swizzle_shift, masked, start_reading, multiply, store,
 ):  # fmt: skip
     """Make this block's tile of one slice.
 
     Math     partial[s, g, (t, c), o] = sum over positions p of slice s: windows[p * stride + t * dilation - lo, c] *
              points[p, o], channels of group g
-    Shapes   flat, channels last . shared: `stages` parts of the slice, of both operands (4 * chunk, tile), in words of
-             four bytes . walk: WALK numbers a thread . sums: this thread's part of the tile
+    Shapes   flat, channels last . shared: `stages` parts of the slice, of both operands, in words of four bytes . walk:
+             WALK numbers a thread . sums: this thread's part of the tile
     Tile     (m_tile, n_tile) by `threads` threads; `chunk` numbers are 16 bytes. Masked, they are read one by one
+    Depth    a part of a slice has one or two shares of 4 * chunk positions; half the threads multiply each of two
     Swizzle  in row k of a part, chunk c stands in place c ^ ((k & swizzle_mask) << swizzle_shift)
     Grid     z over (slice, group)
     """
@@ -119,8 +120,9 @@ def slice_product(
     thread = int32(cuda.threadIdx.x)
     width = 1 if masked else chunk  # numbers of a copy
     words = 1 if masked else 4
-    depth = 4 * chunk
-    stage_size = WORDS * (m_tile + n_tile)
+    depth = 4 * chunk * shares
+    left_size = WORDS * m_tile * shares
+    stage_size = left_size + WORDS * n_tile * shares
     first = int32(slice_ * rows_of_slice)
     limit = int32(table[T.SAMPLES] * int32(table[fields + T.ROWS_H] * table[fields + T.ROWS_W]))
     limit = min(limit, int32(first + rows_of_slice))
@@ -164,7 +166,7 @@ def slice_product(
     right_step = threads // right_chunks
 
     reading = cuda.local.array(2, int32)
-    start_reading(thread, m_tile, n_tile, reading)
+    start_reading(thread, m_tile, n_tile, left_size, reading, sums)
     for i in range(sums.shape[0]):
         for j in range(sums.shape[1]):
             sums[i, j] = float32(0)
@@ -187,7 +189,7 @@ def slice_product(
                 depth // left_step, position, walk, own, stride, offset, masked,
             )  # fmt: skip
             place = copy_points(
-                shared, int32(write + int32(WORDS * m_tile + words * thread)), words * threads, points, table, place,
+                shared, int32(write + int32(left_size + words * thread)), words * threads, points, table, place,
                 end, right_step, depth // right_step, masked,
             )  # fmt: skip
         copy_commit()
@@ -196,6 +198,9 @@ def slice_product(
             read = next_stage(read, stage_size, stages, 1)
             remaining = int32(remaining - 1)
         ahead = int32(ahead - 1)
+    if shares == 2:
+        cuda.syncthreads()
+        join_shares(shared, sums, thread, threads)
     store(partial, table, sums, m_tile, n_tile)
 
 

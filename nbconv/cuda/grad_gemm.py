@@ -10,7 +10,7 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from numpy import float32, int32
+from numpy import float32, int32, int64, uint32
 
 from ..geometry import Geometry
 from .driver import cuda, inlined, kernel
@@ -34,7 +34,7 @@ def multiply1(shared, left, right, k, m_tile, n_tile, sums):
     for part in range(2):
         offset = int32(k * m_tile + 16 * part)
         a[4 * part], a[4 * part + 1], a[4 * part + 2], a[4 * part + 3] = load4(shared, left, offset)
-    for part in range(sums.shape[1] // 4):
+    for part in range(2):
         b = load4(shared, right, int32(k * n_tile + 32 * part))
         for i in range(8):
             for j in range(4):
@@ -52,7 +52,7 @@ def multiply4(shared, left, right, k, m_tile, n_tile, sums):
 
 @inlined
 def multiply(shared, read, reading, m_tile, n_tile, sums):
-    """Add the part that stands at `read` to a thread's sums."""
+    """Add the share of the part that stands at `read` to a thread's sums."""
     left, right = int32(read + reading[FROM_LEFT]), int32(read + reading[FROM_RIGHT])
     multiply4(shared, left, right, 0, m_tile, n_tile, sums)
     multiply4(shared, left, right, 4, m_tile, n_tile, sums)
@@ -61,28 +61,28 @@ def multiply(shared, read, reading, m_tile, n_tile, sums):
 
 
 @inlined
-def own_place(thread, n_tile, columns):
-    """Give the first row and column of a thread in the tile: a warp's lanes go two rows, eight columns, two rows."""
+def own_place(thread, n_tile):
+    """Give the first row and column of a thread in the tile; rows beyond it stand for its second share.
+
+    A warp's lanes go two rows, eight columns, two rows. The thread has four rows, and four more 16 further on, and four
+    columns, and four more 32 further on.
+    """
     warp, lane = int32(thread >> 5), int32(thread & 31)
-    warp_columns = int32(n_tile // (8 * columns))
+    warp_columns = int32(n_tile // 64)
     warp_row = int32(warp // warp_columns)
     warp_column = int32(warp - int32(warp_row * warp_columns))
     own_row = int32(32 * warp_row + 4 * int32(2 * int32(lane >> 4) + int32(lane & 1)))
-    return own_row, int32(8 * columns * warp_column + 4 * (int32(lane >> 1) & 7))
+    return own_row, int32(64 * warp_column + 4 * (int32(lane >> 1) & 7))
 
 
 @inlined
-def read_narrow(thread, m_tile, n_tile, reading):
-    """Find where a thread of 8 x 4 numbers reads in a stage."""
-    own_row, own_column = own_place(thread, n_tile, 4)
-    reading[FROM_LEFT], reading[FROM_RIGHT] = fresh(own_row), fresh(int32(WORDS * m_tile + own_column))
-
-
-@inlined
-def read_wide(thread, m_tile, n_tile, reading):
-    """Find where a thread of 8 x 8 numbers reads in a stage."""
-    own_row, own_column = own_place(thread, n_tile, 8)
-    reading[FROM_LEFT], reading[FROM_RIGHT] = fresh(own_row), fresh(int32(WORDS * m_tile + own_column))
+def read_share(thread, m_tile, n_tile, left_size, reading, sums):
+    """Find where a thread reads in a stage: its rows and columns of its share."""
+    own_row, own_column = own_place(thread, n_tile)
+    share = int32(uint32(own_row) // uint32(m_tile))
+    row = int32(own_row - int32(share * m_tile))
+    reading[FROM_LEFT] = fresh(int32(row + int32(share * (WORDS * m_tile))))
+    reading[FROM_RIGHT] = fresh(int32(int32(left_size + own_column) + int32(share * (WORDS * n_tile))))
 
 
 @inlined
@@ -90,11 +90,13 @@ def store_sums(partial, table, sums, m_tile, n_tile):
     """Write this thread's part of the tile where it lies inside of the result."""
     zero = fresh(int32(0))
     first_row, first_column, rows, columns, start = result_place(table, zero, m_tile, n_tile)
-    own_row, own_column = own_place(int32(int32(cuda.threadIdx.x) + zero), n_tile, sums.shape[1])
+    own_row, own_column = own_place(int32(int32(cuda.threadIdx.x) + zero), n_tile)
+    if own_row >= m_tile:
+        return
     for i in range(8):
         row = int32(int32(first_row + own_row) + (i & 3) + 16 * (i >> 2))
         line = int32(start + int32(row * columns))
-        for part in range(sums.shape[1] // 4):
+        for part in range(2):
             at = int32(int32(first_column + own_column) + 32 * part)
             if row < rows:
                 if int32(columns & 3) == int32(0):
@@ -108,12 +110,13 @@ def store_sums(partial, table, sums, m_tile, n_tile):
 
 
 @inlined
-def tile(windows, points, partial, table, rows_of_slice, shared, sums, m_tile, n_tile, threads, masked, start_reading):
-    """Make a tile on the FFMA units."""
+def tile(windows, points, partial, table, rows_of_slice, shared, sums, m_tile, n_tile, threads, masked):
+    """Make a tile on the FFMA units, 8 x 8 numbers a thread; the second half of so many take the second share."""
     walk = cuda.local.array(WALK, int32)
     slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, m_tile, n_tile, threads, STAGES,
-        CHUNK, 0, 0, masked, start_reading, multiply, store_sums,
+        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, int64(m_tile), int64(n_tile),
+        int64(threads), int64(64 * threads // (m_tile * n_tile)), STAGES, CHUNK, 0, 0, masked, read_share, multiply,
+        store_sums,
     )  # fmt: skip
 
 
@@ -122,7 +125,7 @@ def grad_128x128(windows, points, partial, table, rows_of_slice):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(2 * 16 * 256, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((8, 8), float32)
-    tile(windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, False, read_wide)
+    tile(windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, False)
 
 
 @kernel(launch_bounds=(256, 2))
@@ -130,23 +133,23 @@ def grad_128x128_masked(windows, points, partial, table, rows_of_slice):
     """Make tiles of 128 rows and 128 columns; numbers read one by one."""
     shared = cuda.shared.array(2 * 16 * 256, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((8, 8), float32)
-    tile(windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, True, read_wide)
+    tile(windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, True)
 
 
 @kernel(launch_bounds=(128, 4))
 def grad_64x64(windows, points, partial, table, rows_of_slice):
     """Make tiles of 64 rows and 64 columns."""
-    shared = cuda.shared.array(2 * 16 * 128, float32, alignment=ALIGNMENT)
-    sums = cuda.local.array((8, 4), float32)
-    tile(windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, False, read_narrow)
+    shared = cuda.shared.array(2 * 32 * 128, float32, alignment=ALIGNMENT)
+    sums = cuda.local.array((8, 8), float32)
+    tile(windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, False)
 
 
 @kernel(launch_bounds=(128, 4))
 def grad_64x64_masked(windows, points, partial, table, rows_of_slice):
     """Make tiles of 64 rows and 64 columns; numbers read one by one."""
-    shared = cuda.shared.array(2 * 16 * 128, float32, alignment=ALIGNMENT)
-    sums = cuda.local.array((8, 4), float32)
-    tile(windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, True, read_narrow)
+    shared = cuda.shared.array(2 * 32 * 128, float32, alignment=ALIGNMENT)
+    sums = cuda.local.array((8, 8), float32)
+    tile(windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, True)
 
 
 KERNELS: dict[tuple[str, bool], Any] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numpy import float32, int32
+from numpy import float32, int32, int64
 
 from ..geometry import Geometry
 from . import grad_gemm
@@ -42,25 +42,25 @@ __all__ = ["KERNELS", "covers"]
 
 
 @inlined
-def read_floats(thread, m_tile, n_tile, reading, fragments):
+def read_floats(thread, m_tile, n_tile, left_size, reading, sums):
     """Find where a lane reads numbers of 4 bytes: columns of both operands' fragments."""
     lane = int32(thread & 31)
-    row, column = own_place(thread, n_tile, fragments)
+    row, column = own_place(thread, n_tile, sums.shape[0])
     reading[FROM_LEFT] = fresh(floats_place(lane, row, m_tile))
-    reading[FROM_RIGHT] = fresh(right_floats(lane, column, m_tile, n_tile))
+    reading[FROM_RIGHT] = fresh(right_floats(lane, column, n_tile, left_size))
 
 
 @inlined
-def read_halves(thread, m_tile, n_tile, reading, fragments):
+def read_halves(thread, m_tile, n_tile, left_size, reading, sums):
     """Find where a lane reads numbers of 2 bytes: its rows of the matrices, which are positions.
 
     Left, the second matrix is 8 rows of the tile further on and the third 8 positions; right it is the other way round.
     """
     lane = int32(thread & 31)
-    row, column = own_place(thread, n_tile, fragments)
+    row, column = own_place(thread, n_tile, sums.shape[0])
     position = int32(int32(lane & 7) + 8 * int32(lane >> 4))
     reading[FROM_LEFT] = fresh(halves_place(lane, position, int32(row + int32(lane & 8)), m_tile))
-    reading[FROM_RIGHT] = fresh(right_halves(lane, column, m_tile, n_tile))
+    reading[FROM_RIGHT] = fresh(right_halves(lane, column, n_tile, left_size))
 
 
 @inlined
@@ -125,62 +125,32 @@ def store_sums(partial, table, sums, m_tile, n_tile):
 
 
 @inlined
-def read_floats4(thread, m_tile, n_tile, reading):
-    """Find where a lane of a warp with 64 rows reads."""
-    read_floats(thread, m_tile, n_tile, reading, 4)
-
-
-@inlined
-def read_floats2(thread, m_tile, n_tile, reading):
-    """Find where a lane of a warp with 32 rows reads."""
-    read_floats(thread, m_tile, n_tile, reading, 2)
-
-
-@inlined
-def read_halves4(thread, m_tile, n_tile, reading):
-    """Find where a lane of a warp with 64 rows reads."""
-    read_halves(thread, m_tile, n_tile, reading, 4)
-
-
-@inlined
-def read_halves2(thread, m_tile, n_tile, reading):
-    """Find where a lane of a warp with 32 rows reads."""
-    read_halves(thread, m_tile, n_tile, reading, 2)
-
-
-@inlined
-def tile_of_floats(
-    windows, points, partial, table, rows_of_slice, shared, sums, m_tile, n_tile, threads, start_reading
-):
+def tile_of_floats(windows, points, partial, table, rows_of_slice, shared, sums, m_tile, n_tile, threads):
     """Make a tile in tf32; the walk's numbers stand in registers."""
     walk = cuda.local.array(WALK, int32)
     slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, m_tile, n_tile, threads, STAGES,
-        FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, False, start_reading, multiply_tf32, store_sums,
+        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, int64(m_tile), int64(n_tile),
+        int64(threads), 1, STAGES, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, False, read_floats, multiply_tf32, store_sums,
     )  # fmt: skip
 
 
 @inlined
-def tile_of_split_floats(
-    windows, points, partial, table, rows_of_slice, shared, walk, sums, m_tile, n_tile, threads, start_reading
-):
+def tile_of_split_floats(windows, points, partial, table, rows_of_slice, shared, walk, sums, m_tile, n_tile, threads):
     """Make a tile in 3xTF32; the walk's numbers stand in shared memory, one column a thread."""
     slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, int32(cuda.threadIdx.x), threads, sums, m_tile,
-        n_tile, threads, STAGES_X3, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, False, start_reading, multiply_tf32x3,
-        store_sums,
+        windows, points, partial, table, rows_of_slice, shared, walk, int32(cuda.threadIdx.x), int64(threads), sums,
+        int64(m_tile), int64(n_tile), int64(threads), 1, STAGES_X3, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, False,
+        read_floats, multiply_tf32x3, store_sums,
     )  # fmt: skip
 
 
 @inlined
-def tile_of_halves(
-    windows, points, partial, table, rows_of_slice, shared, sums, m_tile, n_tile, threads, start_reading, multiply
-):
+def tile_of_halves(windows, points, partial, table, rows_of_slice, shared, sums, m_tile, n_tile, threads, multiply):
     """Make a tile of numbers of 2 bytes; the walk's numbers stand in registers."""
     walk = cuda.local.array(WALK, int32)
     slice_product(
-        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, m_tile, n_tile, threads, STAGES,
-        HALF_CHUNK, HALF_MASK, HALF_SHIFT, False, start_reading, multiply, store_sums,
+        windows, points, partial, table, rows_of_slice, shared, walk, 0, 1, sums, int64(m_tile), int64(n_tile),
+        int64(threads), 1, STAGES, HALF_CHUNK, HALF_MASK, HALF_SHIFT, False, read_halves, multiply, store_sums,
     )  # fmt: skip
 
 
@@ -189,7 +159,7 @@ def tf32_128x128(windows, points, partial, table, rows_of_slice):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_floats(windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, read_floats4)
+    tile_of_floats(windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256)
 
 
 @kernel(launch_bounds=(128, 4))
@@ -197,7 +167,7 @@ def tf32_64x64(windows, points, partial, table, rows_of_slice):
     """Make tiles of 64 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_floats(windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, read_floats2)
+    tile_of_floats(windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128)
 
 
 @kernel(launch_bounds=(256, 2))
@@ -206,9 +176,7 @@ def tf32x3_128x128(windows, points, partial, table, rows_of_slice):
     shared = cuda.shared.array(2 * 16 * 256, float32, alignment=ALIGNMENT)
     walk = cuda.shared.array(4 * 256, int32)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_split_floats(
-        windows, points, partial, table, rows_of_slice, shared, walk, sums, 128, 128, 256, read_floats4
-    )
+    tile_of_split_floats(windows, points, partial, table, rows_of_slice, shared, walk, sums, 128, 128, 256)
 
 
 @kernel(launch_bounds=(128, 4))
@@ -217,7 +185,7 @@ def tf32x3_64x64(windows, points, partial, table, rows_of_slice):
     shared = cuda.shared.array(2 * 16 * 128, float32, alignment=ALIGNMENT)
     walk = cuda.shared.array(4 * 128, int32)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_split_floats(windows, points, partial, table, rows_of_slice, shared, walk, sums, 64, 64, 128, read_floats2)
+    tile_of_split_floats(windows, points, partial, table, rows_of_slice, shared, walk, sums, 64, 64, 128)
 
 
 @kernel(launch_bounds=(256, 2))
@@ -225,9 +193,7 @@ def bf16_128x128(windows, points, partial, table, rows_of_slice):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_halves(
-        windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, read_halves4, multiply_bf16
-    )
+    tile_of_halves(windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, multiply_bf16)
 
 
 @kernel(launch_bounds=(128, 4))
@@ -235,9 +201,7 @@ def bf16_64x64(windows, points, partial, table, rows_of_slice):
     """Make tiles of 64 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_halves(
-        windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, read_halves2, multiply_bf16
-    )
+    tile_of_halves(windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, multiply_bf16)
 
 
 @kernel(launch_bounds=(256, 2))
@@ -245,9 +209,7 @@ def f16_128x128(windows, points, partial, table, rows_of_slice):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_halves(
-        windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, read_halves4, multiply_f16
-    )
+    tile_of_halves(windows, points, partial, table, rows_of_slice, shared, sums, 128, 128, 256, multiply_f16)
 
 
 @kernel(launch_bounds=(128, 4))
@@ -255,9 +217,7 @@ def f16_64x64(windows, points, partial, table, rows_of_slice):
     """Make tiles of 64 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_halves(
-        windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, read_halves2, multiply_f16
-    )
+    tile_of_halves(windows, points, partial, table, rows_of_slice, shared, sums, 64, 64, 128, multiply_f16)
 
 
 KERNELS: dict[tuple[str, str], Any] = {

@@ -20,10 +20,6 @@ from .tensor_fragments import (
     multiply_bf16,
     multiply_f16,
     multiply_tf32,
-    read_floats2,
-    read_floats4,
-    read_halves2,
-    read_halves4,
     tile_of_floats,
     tile_of_halves,
     tile_of_split_floats,
@@ -40,7 +36,7 @@ def tf32_128x128(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, False, read_floats4, multiply_tf32)
+    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, False, multiply_tf32)
 
 
 @kernel(launch_bounds=(256, 2))
@@ -48,7 +44,7 @@ def tf32_128x128_masked(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 128 columns; x number by number."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, True, read_floats4, multiply_tf32)
+    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, True, multiply_tf32)
 
 
 @kernel(launch_bounds=(128, 3))
@@ -56,7 +52,7 @@ def tf32_128x64(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 192, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, False, read_floats4, multiply_tf32)
+    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, False, multiply_tf32)
 
 
 @kernel(launch_bounds=(128, 3))
@@ -64,7 +60,7 @@ def tf32_128x64_masked(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 64 columns; x number by number."""
     shared = cuda.shared.array(3 * 16 * 192, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, True, read_floats4, multiply_tf32)
+    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, True, multiply_tf32)
 
 
 @kernel(launch_bounds=(128, 4))
@@ -72,7 +68,7 @@ def tf32_64x64(x, weight, bias, residual, y, table):
     """Make tiles of 64 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, False, read_floats2, multiply_tf32)
+    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, False, multiply_tf32)
 
 
 @kernel(launch_bounds=(128, 4))
@@ -80,61 +76,61 @@ def tf32_64x64_masked(x, weight, bias, residual, y, table):
     """Make tiles of 64 rows and 64 columns; x number by number."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, True, read_floats2, multiply_tf32)
+    tile_of_floats(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, True, multiply_tf32)
 
 
 @kernel(launch_bounds=(256, 2))
 def tf32x3_128x128(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(2 * 16 * 256, float32, alignment=ALIGNMENT)
-    walk = cuda.shared.array(256 * 5, int32)
+    walk = cuda.shared.array(256 * 6, int32)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 128, 128, 256, False, read_floats4)
+    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 128, 128, 256, False)
 
 
 @kernel(launch_bounds=(256, 2))
 def tf32x3_128x128_masked(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 128 columns; x number by number."""
     shared = cuda.shared.array(2 * 16 * 256, float32, alignment=ALIGNMENT)
-    walk = cuda.shared.array(256 * 5, int32)
+    walk = cuda.shared.array(256 * 6, int32)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 128, 128, 256, True, read_floats4)
+    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 128, 128, 256, True)
 
 
 @kernel(launch_bounds=(128, 3))
 def tf32x3_128x64(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 64 columns."""
     shared = cuda.shared.array(2 * 16 * 192, float32, alignment=ALIGNMENT)
-    walk = cuda.shared.array(128 * 8, int32)
+    walk = cuda.shared.array(128 * 10, int32)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 128, 64, 128, False, read_floats4)
+    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 128, 64, 128, False)
 
 
 @kernel(launch_bounds=(128, 3))
 def tf32x3_128x64_masked(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 64 columns; x number by number."""
     shared = cuda.shared.array(2 * 16 * 192, float32, alignment=ALIGNMENT)
-    walk = cuda.shared.array(128 * 8, int32)
+    walk = cuda.shared.array(128 * 10, int32)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 128, 64, 128, True, read_floats4)
+    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 128, 64, 128, True)
 
 
 @kernel(launch_bounds=(128, 4))
 def tf32x3_64x64(x, weight, bias, residual, y, table):
     """Make tiles of 64 rows and 64 columns."""
     shared = cuda.shared.array(2 * 16 * 128, float32, alignment=ALIGNMENT)
-    walk = cuda.shared.array(128 * 5, int32)
+    walk = cuda.shared.array(128 * 6, int32)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 64, 64, 128, False, read_floats2)
+    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 64, 64, 128, False)
 
 
 @kernel(launch_bounds=(128, 4))
 def tf32x3_64x64_masked(x, weight, bias, residual, y, table):
     """Make tiles of 64 rows and 64 columns; x number by number."""
     shared = cuda.shared.array(2 * 16 * 128, float32, alignment=ALIGNMENT)
-    walk = cuda.shared.array(128 * 5, int32)
+    walk = cuda.shared.array(128 * 6, int32)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 64, 64, 128, True, read_floats2)
+    tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, 64, 64, 128, True)
 
 
 @kernel(launch_bounds=(256, 2))
@@ -142,7 +138,7 @@ def bf16_128x128(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, False, read_halves4, multiply_bf16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, False, multiply_bf16)
 
 
 @kernel(launch_bounds=(256, 2))
@@ -150,7 +146,7 @@ def bf16_128x128_masked(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 128 columns; x number by number."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, True, read_halves4, multiply_bf16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, True, multiply_bf16)
 
 
 @kernel(launch_bounds=(128, 3))
@@ -158,7 +154,7 @@ def bf16_128x64(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 192, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, False, read_halves4, multiply_bf16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, False, multiply_bf16)
 
 
 @kernel(launch_bounds=(128, 3))
@@ -166,7 +162,7 @@ def bf16_128x64_masked(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 64 columns; x number by number."""
     shared = cuda.shared.array(3 * 16 * 192, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, True, read_halves4, multiply_bf16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, True, multiply_bf16)
 
 
 @kernel(launch_bounds=(128, 4))
@@ -174,7 +170,7 @@ def bf16_64x64(x, weight, bias, residual, y, table):
     """Make tiles of 64 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, False, read_halves2, multiply_bf16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, False, multiply_bf16)
 
 
 @kernel(launch_bounds=(128, 4))
@@ -182,7 +178,7 @@ def bf16_64x64_masked(x, weight, bias, residual, y, table):
     """Make tiles of 64 rows and 64 columns; x number by number."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, True, read_halves2, multiply_bf16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, True, multiply_bf16)
 
 
 @kernel(launch_bounds=(256, 2))
@@ -190,7 +186,7 @@ def f16_128x128(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 128 columns."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, False, read_halves4, multiply_f16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, False, multiply_f16)
 
 
 @kernel(launch_bounds=(256, 2))
@@ -198,7 +194,7 @@ def f16_128x128_masked(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 128 columns; x number by number."""
     shared = cuda.shared.array(3 * 16 * 256, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, True, read_halves4, multiply_f16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 128, 256, True, multiply_f16)
 
 
 @kernel(launch_bounds=(128, 3))
@@ -206,7 +202,7 @@ def f16_128x64(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 192, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, False, read_halves4, multiply_f16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, False, multiply_f16)
 
 
 @kernel(launch_bounds=(128, 3))
@@ -214,7 +210,7 @@ def f16_128x64_masked(x, weight, bias, residual, y, table):
     """Make tiles of 128 rows and 64 columns; x number by number."""
     shared = cuda.shared.array(3 * 16 * 192, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((4, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, True, read_halves4, multiply_f16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 128, 64, 128, True, multiply_f16)
 
 
 @kernel(launch_bounds=(128, 4))
@@ -222,7 +218,7 @@ def f16_64x64(x, weight, bias, residual, y, table):
     """Make tiles of 64 rows and 64 columns."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, False, read_halves2, multiply_f16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, False, multiply_f16)
 
 
 @kernel(launch_bounds=(128, 4))
@@ -230,7 +226,7 @@ def f16_64x64_masked(x, weight, bias, residual, y, table):
     """Make tiles of 64 rows and 64 columns; x number by number."""
     shared = cuda.shared.array(3 * 16 * 128, float32, alignment=ALIGNMENT)
     sums = cuda.local.array((2, 16), float32)
-    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, True, read_halves2, multiply_f16)
+    tile_of_halves(x, weight, bias, residual, y, table, shared, sums, 64, 64, 128, True, multiply_f16)
 
 
 KERNELS: dict[tuple[str, str, bool], Any] = {

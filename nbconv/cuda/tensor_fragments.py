@@ -5,10 +5,10 @@ A warp makes 64 or 32 rows and 32 columns of the tile: fragments of 16 rows and 
 
 from __future__ import annotations
 
-from numpy import float32, int32, uint32
+from numpy import float32, int32, int64, uint32
 
 from .driver import cuda, inlined
-from .gemm_core import WORDS, product
+from .gemm_core import product
 from .intrinsics import (
     bits_of,
     float_of,
@@ -73,34 +73,34 @@ def halves_place(lane, step, column, tile):
 
 
 @inlined
-def right_floats(lane, column, m_tile, n_tile):
+def right_floats(lane, column, n_tile, left_size):
     """Find where a lane reads the right fragments of numbers of 4 bytes."""
-    return int32(WORDS * m_tile + floats_place(lane, column, n_tile))
+    return int32(left_size + floats_place(lane, column, n_tile))
 
 
 @inlined
-def right_halves(lane, column, m_tile, n_tile):
+def right_halves(lane, column, n_tile, left_size):
     """Find where a lane reads the right fragments of numbers of 2 bytes: the third matrix is 8 columns further on."""
     place = halves_place(lane, int32(lane & 15), int32(column + 8 * int32(lane >> 4)), n_tile)
-    return int32(WORDS * m_tile + place)
+    return int32(left_size + place)
 
 
 @inlined
-def read_floats(thread, m_tile, n_tile, reading, fragments):
+def read_floats(thread, m_tile, n_tile, left_size, reading, sums):
     """Find where a lane reads numbers of 4 bytes: rows of the left fragments, columns of the right ones."""
     lane = int32(thread & 31)
-    row, column = own_place(thread, n_tile, fragments)
+    row, column = own_place(thread, n_tile, sums.shape[0])
     reading[FROM_LEFT] = fresh(left_place(row, lane))
-    reading[FROM_RIGHT] = fresh(right_floats(lane, column, m_tile, n_tile))
+    reading[FROM_RIGHT] = fresh(right_floats(lane, column, n_tile, left_size))
 
 
 @inlined
-def read_halves(thread, m_tile, n_tile, reading, fragments):
+def read_halves(thread, m_tile, n_tile, left_size, reading, sums):
     """Find where a lane reads numbers of 2 bytes: its rows of the matrices."""
     lane = int32(thread & 31)
-    row, column = own_place(thread, n_tile, fragments)
+    row, column = own_place(thread, n_tile, sums.shape[0])
     reading[FROM_LEFT] = fresh(left_place(row, lane))
-    reading[FROM_RIGHT] = fresh(right_halves(lane, column, m_tile, n_tile))
+    reading[FROM_RIGHT] = fresh(right_halves(lane, column, n_tile, left_size))
 
 
 @inlined
@@ -242,60 +242,32 @@ def lay(shared, sums, base, count, pitch, thread, n_tile):
 
 
 @inlined
-def read_floats4(thread, m_tile, n_tile, reading):
-    """Find where a lane of a warp with 64 rows reads."""
-    read_floats(thread, m_tile, n_tile, reading, 4)
-
-
-@inlined
-def read_floats2(thread, m_tile, n_tile, reading):
-    """Find where a lane of a warp with 32 rows reads."""
-    read_floats(thread, m_tile, n_tile, reading, 2)
-
-
-@inlined
-def read_halves4(thread, m_tile, n_tile, reading):
-    """Find where a lane of a warp with 64 rows reads."""
-    read_halves(thread, m_tile, n_tile, reading, 4)
-
-
-@inlined
-def read_halves2(thread, m_tile, n_tile, reading):
-    """Find where a lane of a warp with 32 rows reads."""
-    read_halves(thread, m_tile, n_tile, reading, 2)
-
-
-@inlined
-def tile_of_floats(
-    x, weight, bias, residual, y, table, shared, sums, m_tile, n_tile, threads, masked, start_reading, multiply
-):
+def tile_of_floats(x, weight, bias, residual, y, table, shared, sums, m_tile, n_tile, threads, masked, multiply):
     """Make a tile of numbers of 4 bytes; the walk's numbers stand in registers."""
-    walk = cuda.local.array(8, int32)
+    walk = cuda.local.array(10, int32)
     product(
-        x, weight, bias, residual, y, table, shared, walk, 0, 1, sums, m_tile, n_tile, threads, 2 * m_tile // threads,
-        STAGES, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, PAD, masked, start_reading, multiply, lay,
+        x, weight, bias, residual, y, table, shared, walk, 0, 1, sums, int64(m_tile), int64(n_tile), int64(threads),
+        int64(2 * m_tile // threads), 1, STAGES, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, PAD, masked, read_floats,
+        multiply, lay,
     )  # fmt: skip
 
 
 @inlined
-def tile_of_split_floats(
-    x, weight, bias, residual, y, table, shared, walk, sums, m_tile, n_tile, threads, masked, start_reading
-):
+def tile_of_split_floats(x, weight, bias, residual, y, table, shared, walk, sums, m_tile, n_tile, threads, masked):
     """Make a tile in 3xTF32; the walk's numbers stand in shared memory, one column a thread."""
     product(
-        x, weight, bias, residual, y, table, shared, walk, int32(cuda.threadIdx.x), threads, sums, m_tile, n_tile,
-        threads, 2 * m_tile // threads, STAGES_X3, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT, PAD, masked, start_reading,
-        multiply_tf32x3, lay,
+        x, weight, bias, residual, y, table, shared, walk, int32(cuda.threadIdx.x), int64(threads), sums, int64(m_tile),
+        int64(n_tile), int64(threads), int64(2 * m_tile // threads), 1, STAGES_X3, FLOAT_CHUNK, FLOAT_MASK, FLOAT_SHIFT,
+        PAD, masked, read_floats, multiply_tf32x3, lay,
     )  # fmt: skip
 
 
 @inlined
-def tile_of_halves(
-    x, weight, bias, residual, y, table, shared, sums, m_tile, n_tile, threads, masked, start_reading, multiply
-):
+def tile_of_halves(x, weight, bias, residual, y, table, shared, sums, m_tile, n_tile, threads, masked, multiply):
     """Make a tile of numbers of 2 bytes; the walk's numbers stand in registers."""
-    walk = cuda.local.array(8, int32)
+    walk = cuda.local.array(10, int32)
     product(
-        x, weight, bias, residual, y, table, shared, walk, 0, 1, sums, m_tile, n_tile, threads, 2 * m_tile // threads,
-        STAGES, HALF_CHUNK, HALF_MASK, HALF_SHIFT, PAD, masked, start_reading, multiply, lay,
+        x, weight, bias, residual, y, table, shared, walk, 0, 1, sums, int64(m_tile), int64(n_tile), int64(threads),
+        int64(2 * m_tile // threads), 1, STAGES, HALF_CHUNK, HALF_MASK, HALF_SHIFT, PAD, masked, read_halves, multiply,
+        lay,
     )  # fmt: skip

@@ -57,11 +57,14 @@ H, W = (f"load_int(table, fields, T.{{}}_{axis})" for axis in "HW")
 MUTANTS = [
     # Order between threads.
     _mutant("no barrier in the loop", CORE, SYNC + "        write =", "        write =", TILE),
-    _mutant(
-        "no barrier before the finish", CORE, "    cuda.syncthreads()\n    finish(bias", "    finish(bias", TILE, DENSE
-    ),
+    _mutant("no barrier after the loop", CORE, "    copy_wait0()\n    cuda.syncthreads()\n", "    copy_wait0()\n",
+            TILE),
+    _mutant("no barrier before shares are read", CORE, "    cuda.syncthreads()\n    if thread < half",
+            "    if thread < half", TILE),
+    _mutant("no barrier after shares are read", CORE, "+= four[j]\n    cuda.syncthreads()\n", "+= four[j]\n", TILE),
     _mutant("no barrier in the finish", CORE, SYNC + "        finish_rows(", "        finish_rows(", TILE),
-    _mutant("no barrier between rounds of the finish", CORE, SYNC + "        base =", "        base =", TILE),
+    _mutant("no barrier between rounds of the finish", CORE, SYNC + "        base =", "        base =",
+            "ffma_128x64"),
     _mutant("waits for too few copies", CORE, "            copy_wait0()\n", "            copy_wait1()\n", TILE),
     _mutant("waits for no copies, three stages", CORE, "            copy_wait1()\n", "            copy_commit()\n",
             "tf32_64x64"),
@@ -84,10 +87,8 @@ MUTANTS = [
             TILE),
     _mutant("reflects about the edge", LOADS, "int32(2 * (size - 1) - position)", "int32(2 * size - 1 - position)",
             "ffma_64x64_masked", REFLECTED),
-    _mutant("low padding added", LOADS, "- " + W.format("LO"), "+ " + W.format("LO"), TILE),
     # Places.
     _mutant("strides swapped", LOADS, W.format("STRIDE"), H.format("STRIDE"), TILE),
-    _mutant("dilations swapped", LOADS, W.format("DILATION"), H.format("DILATION"), TILE),
     _mutant("taps of a line one too many", LOADS, "if tap_w == taps_w:", "if tap_w > taps_w:", TILE),
     _mutant("channels of the first group", CORE, "int32(int32(group + 1) * table[T.C_IN_GROUP])", "table[T.C_IN_GROUP]",
             TILE),
@@ -102,6 +103,9 @@ MUTANTS = [
     _mutant("no barrier", "grad_core", "            cuda.syncthreads()\n", "", "grad_64x64"),
     _mutant("positions of the next slice", "grad_core", "    limit = min(limit, int32(first + rows_of_slice))\n", "",
             "grad_64x64"),
+    _mutant("shares are not joined", "grad_core", "        join_shares(shared, sums, thread, threads)\n", "",
+            "grad_64x64"),
+    _mutant("both shares are stored", "grad_gemm", "    if own_row >= m_tile:\n        return\n", "", "grad_64x64"),
     _mutant("adds the slice twice", "grad_core", "            read = next_stage(read, stage_size, stages, 1)\n", "",
             "grad_64x64"),
     _mutant("swizzled otherwise than read", "tensor_fragments", "HALF_SHIFT = 8, 7, 0", "HALF_SHIFT = 8, 3, 0",
@@ -123,7 +127,7 @@ def run(entry: Entry, ptx: str, case: Case) -> tuple[np.ndarray, np.ndarray]:
     if entry.family == "grad_gemm":
         slices = SliceProblem(case)
         geometry = slices.geometry
-        rows = grad_gemm.DEPTH
+        rows = 2 * grad_gemm.DEPTH
         count = -(-geometry.n * int(np.prod(geometry.output_shape[1:-1])) // rows)
         blocks, threads = grad_gemm.launch(geometry, entry.tile, rows)
         return slices.run(ptx, (blocks, (threads, 1, 1), 0), count, rows)[0], slices.expected()

@@ -78,19 +78,23 @@ def test_products_of_real_numbers_and_an_activation(entry: Entry) -> None:
     assert_close(y, problem.expected(), tolerance * rounding + 1e-5)
 
 
-WIDE_TILES = [entry for entry in product_entries() if entry.hot == "FFMA" and entry.share >= 0.85]
+FFMA_TILES = [entry for entry in product_entries() if entry.hot == "FFMA" and not entry.masked]
 
 
-@pytest.mark.parametrize("entry", WIDE_TILES, ids=name_of)
+@pytest.mark.parametrize("entry", FFMA_TILES, ids=name_of)
 def test_multiplications_are_most_of_the_work(entry: Entry) -> None:
-    """Of what is really executed: two lengths of the reduction tell what a slice of it costs."""
-    sizes, columns = gemm_tiles.TILES[entry.tile], 64
+    """Of what is really executed: two lengths of the reduction tell what a slice of it costs.
+
+    PTX takes two instructions for some addresses and conditions of the copies that the machine has one for.
+    """
+    sizes = gemm_tiles.TILES[entry.tile]
     steps = []
     for channels in (64, 128):
-        problem = Problem(layer("conv1d", (1, sizes.rows, channels), (columns, channels, 1)), DTYPES["float32"])
+        case = layer("conv1d", (1, sizes.rows, channels), (sizes.columns, channels, 1))
+        problem = Problem(case, DTYPES["float32"])
         steps.append(problem.run(entry.artifacts.ptx(), entry.grid(problem.geometry))[1].steps)
     multiplications = 64 * sizes.rows * sizes.columns / sizes.threads
-    assert multiplications / (steps[1] - steps[0]) >= entry.share
+    assert multiplications / (steps[1] - steps[0]) >= entry.share - 0.02
 
 
 @pytest.mark.parametrize("entry", list(slice_entries()), ids=name_of)
