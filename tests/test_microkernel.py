@@ -30,6 +30,7 @@ from nbconv.runtime.microkernel import (
     grouped,
     kind_lanes,
     run_tile,
+    short_kernel,
     sliding_kernel,
     tile_kernel,
 )
@@ -146,6 +147,30 @@ def test_sliding_tiles(dtype: np.dtype, slide: Slide) -> None:
             compiled_run_tile(
                 kernel, a, 0, slide.stride * step, slide.dilation * step, a_taps, b, 0, vectors * width, b_taps,
                 0, taps, slide.taps, bias, 0, 0, result.ravel(), 0, columns + GAP, columns, tiles,
+            )  # fmt: skip
+        np.testing.assert_array_equal(*c)
+        assert np.isnan(c[0]).sum() == rows * tiles * GAP
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("kind", [DENSE, NARROW])
+@pytest.mark.parametrize("terms", [1, 8, 15])
+def test_short_tiles(dtype: np.dtype, kind: int, terms: int) -> None:
+    """They give what tiles with a loop give, to the bit."""
+    if kind == NARROW and host_target().vector_bytes < 64:
+        pytest.skip("narrow tiles are for registers of 64 bytes")
+    rng, width, taps, tiles, step = np.random.default_rng(0), kind_lanes(kind, dtype), 3, 2, 21
+    for rows, vectors, last in (7, 1, width), (3, 2, 1), (1, 3, width - 1):
+        columns = (vectors - 1) * width + last
+        a = rng.standard_normal(rows * tiles * step + 60).astype(dtype)
+        b = rng.standard_normal(taps * terms * vectors * width).astype(dtype)
+        bias, c = rng.standard_normal(columns).astype(dtype), np.full((2, rows * tiles, columns + GAP), np.nan, dtype)
+        a_taps, b_taps = np.array([3, 40, 17]), np.arange(taps) * terms * vectors * width
+        kernels = short_kernel(dtype, kind, terms, rows, vectors), tile_kernel(dtype, kind, rows, vectors)
+        for kernel, result in zip(kernels, c, strict=True):
+            compiled_run_tile(
+                kernel, a, 0, step, 1, a_taps, b, 0, vectors * width, b_taps, 0, taps, terms, bias, 0, 0,
+                result.ravel(), 0, columns + GAP, columns, tiles,
             )  # fmt: skip
         np.testing.assert_array_equal(*c)
         assert np.isnan(c[0]).sum() == rows * tiles * GAP

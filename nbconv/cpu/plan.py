@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..geometry import UNIT_PHASE, Axis, Geometry
-from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, Slide, kind_lanes, sliding_kernel, tile_kernel
+from ..runtime.microkernel import (
+    DENSE,
+    DEPTHWISE,
+    DOT,
+    NARROW,
+    Slide,
+    kind_lanes,
+    short_kernel,
+    sliding_kernel,
+    tile_kernel,
+)
 from ..runtime.threads import is_one_call
 from . import tables as T
 from .layout import InPlace, Layout, Packed
@@ -20,7 +30,16 @@ from .loops import exchange_rows
 from .panels import padded_row
 from .plan_rows import LaidPhase, Memory, Table, call_row, list_phases, phase_row
 from .strips import STRIP_FIELDS, Margins, Strip, cut_line
-from .tiles import COPY_CYCLES, blocking, max_dot_rows, max_grouped_rows, max_narrow_rows, max_rows, sliding_rows
+from .tiles import (
+    COPY_CYCLES,
+    MOST_SHORT_TERMS,
+    blocking,
+    max_dot_rows,
+    max_grouped_rows,
+    max_narrow_rows,
+    max_rows,
+    sliding_rows,
+)
 
 __all__ = ["Plan", "make_plan"]
 
@@ -139,7 +158,7 @@ class _Builder:
         table = Table(T.CALL_FIELDS + len(rows) * T.PHASE_FIELDS)
         x_segments: list[int] = []
         w_segments: list[list[int]] = [[] for _ in range(self.widest + 1)]
-        panel_terms, jobs, slides = 1, 0, []
+        panel_terms, jobs, runs = 1, 0, []
         for row, phase in zip(rows, self.phases, strict=True):
             jobs += row[T.JOB_END] * call[T.COLUMN_BLOCKS]
             row[T.JOB_END] = jobs
@@ -150,12 +169,12 @@ class _Builder:
             panel_terms = max(panel_terms, self._chunks(taps, row[T.SEGMENT_TAPS], chunks))
             row[T.CHUNK], row[T.CHUNK_END] = table.add(*chunks)
             row[T.COLUMN], row[T.COLUMN_END] = table.add(*phase.columns)
-            slides.append(self._slide(phase.w.axis, chunks))
+            runs.append({chunk[T.CHUNK_RUN] for chunk in chunks})
         call[T.X_SEGMENTS], call[T.SEGMENTS] = table.add(x_segments or [0])[0], max(1, len(x_segments))
         call[T.W_SEGMENTS], _ = table.add(*(row or [0] for row in w_segments))
         self._size_scratch(call, panel_terms, most_positions)
-        for row, slide in zip(rows, slides, strict=True):
-            self._add_strips(call, row, slide, table)
+        for row, phase, phase_runs in zip(rows, self.phases, runs, strict=True):
+            self._add_strips(call, row, phase.w.axis, phase_runs.pop() if len(phase_runs) == 1 else 0, table)
         outputs_times_taps = sum(
             p.h.axis.taps * p.w.axis.taps * p.h.axis.out * p.w.axis.out * sum(c[T.COLUMNS] for c in p.columns)
             for p in self.phases
@@ -274,8 +293,11 @@ class _Builder:
         row[T.JOB_END] = -(-lines // row[T.LINES_PER_BLOCK])
         return row[T.LINES_PER_BLOCK] * length
 
-    def _add_strips(self, call: list[int], row: list[int], slide: Slide | None, table: Table) -> None:
-        """Cut the blocks of a line into strips, and compile the tile kernels that these need."""
+    def _add_strips(self, call: list[int], row: list[int], w: Axis, run: int, table: Table) -> None:
+        """Cut the blocks of a line into strips, and compile the tile kernels that these need for runs of so many terms.
+
+        `run` is 0 where they differ.
+        """
         cuts: dict[int, list[tuple[Strip, ...]]] = {}
         sizes: dict[Margins | None, set[int]] = {}
         all_open = self.open != T.CLOSED or (row[T.H_FIRST] == 0 and row[T.H_END] == row[T.OUT_H])
@@ -286,7 +308,7 @@ class _Builder:
             cuts[field] = [tuple(cut_line(*block, is_open, call, row)) for block in blocks]
         for strip in itertools.chain(*cuts[T.CUTS], *cuts[T.CLOSED_CUTS]):
             sizes.setdefault(strip.margins, set()).add(strip.rows)
-        kernels = {margins: table.add(self._kernels(slide, margins, sizes[margins]))[0] for margins in sizes}
+        kernels = {margins: table.add(self._kernels(w, run, margins, sizes[margins]))[0] for margins in sizes}
         for field, lines in cuts.items():
             known = {line: table.add(*(strip.fields(kernels) for strip in line)) for line in set(lines)}
             row[field], _ = table.add(*(known[line] for line in lines))
@@ -350,20 +372,31 @@ class _Builder:
         call[T.PANEL_SEGMENTS] = strips * STRIP_FIELDS
         call[T.NOTES_SIZE] = call[T.PANEL_SEGMENTS] + call[T.SEGMENTS]
 
-    def _slide(self, w: Axis, chunks: list[list[int]]) -> Slide | None:
-        """Give the window that depthwise tiles of a phase slide, if they do: over whole rows of the kernel."""
-        whole = all(chunk[T.CHUNK_RUN] == w.taps for chunk in chunks)
-        return Slide(w.taps, w.stride, w.dilation) if self.slides and w.taps > 1 and whole else None
+    def _leaves_no_gaps(self) -> bool:
+        """Say whether dense tiles meet the terms of a run, all of them, one after the other in both operands."""
+        columns = itertools.chain(*(phase.columns for phase in self.phases))
+        return (
+            self.dense
+            and self.open != T.ALL_OPEN
+            and isinstance(self.layout, Packed)
+            and (not self.in_place or self.memory.x_steps[3] == 1)
+            and all(column[T.KERNEL_VECTORS] == column[T.VECTORS] for column in columns)
+        )
 
-    def _kernels(self, slide: Slide | None, margins: Margins | None, tile_sizes: set[int]) -> list[int]:
+    def _kernels(self, w: Axis, run: int, margins: Margins | None, tile_sizes: set[int]) -> list[int]:
         """Compile the tile kernels of these numbers of rows, for all widths of columns; list their addresses."""
+        kind, compute = self.layout.kind, self.memory.compute
+        slides = self.slides and run == w.taps > 1
+        short = 0 < run <= MOST_SHORT_TERMS and self._leaves_no_gaps()
         kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
         widths = {column[T.KERNEL_VECTORS] for phase in self.phases for column in phase.columns}
         for rows in tile_sizes:
-            if slide is not None and margins is not None:
-                window = slide._replace(left=margins[0], right=margins[1])
-                kernels[:, rows] = sliding_kernel(self.memory.compute, window, rows)
+            if slides and margins is not None:
+                kernels[:, rows] = sliding_kernel(compute, Slide(w.taps, w.stride, w.dilation, *margins), rows)
                 continue
             for vectors in widths:
-                kernels[vectors, rows] = tile_kernel(self.memory.compute, self.layout.kind, rows, vectors)
+                if short:
+                    kernels[vectors, rows] = short_kernel(compute, kind, run, rows, vectors)
+                else:
+                    kernels[vectors, rows] = tile_kernel(compute, kind, rows, vectors)
         return list(map(int, kernels.ravel()))

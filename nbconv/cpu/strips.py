@@ -58,17 +58,19 @@ def cut_line(start: int, stop: int, is_open: bool, call: list[int], row: list[in
         first = min(max(start, row[T.W_FIRST]), stop)
         end = min(max(first, row[T.W_END]), stop)
         if call[T.WHOLE_TILES]:
-            # The gathered rims grow to full tiles: one of few rows would cost more than copies.
-            first = min(stop, start + (first - start + rows - 1) // rows * rows)
-            end = max(first, stop - (stop - end + rows - 1) // rows * rows)
+            # The gathered rims grow to whole tiles: one of few rows would cost more than copies.
+            cuts = list(itertools.accumulate(_even_tiles(stop - start, rows), initial=start))
+            first = min(cut for cut in cuts if cut >= first)
+            end = max(first, *(cut for cut in cuts if cut <= end))
     segments = row[T.TAPS_H] * (row[T.TAPS_W] // row[T.SEGMENT_TAPS])
 
     def run(low: int, high: int, most: int, part: int, margins: Margins | None) -> Iterator[Strip]:
-        while low < high:
-            n = min(high - low, rows)
-            tiles = max(1, min(high - low, most) // n)
-            yield Strip(n, tiles, part, margins, 0, _ALL_TERMS, 0, segments, low - start)
-            low += n * tiles
+        for size, alike in itertools.groupby(_even_tiles(high - low, rows)):
+            count, together = len(list(alike)), max(1, most // size)
+            for i in range(0, count, together):
+                tiles = min(together, count - i)
+                yield Strip(size, tiles, part, margins, 0, _ALL_TERMS, 0, segments, low - start)
+                low += size * tiles
 
     def slide(low: int, high: int) -> Iterator[Strip]:
         # Tiles of one size: the last may write outputs that the one before it wrote too.
@@ -101,6 +103,15 @@ def cut_line(start: int, stop: int, is_open: bool, call: list[int], row: list[in
             yield from slide(first, end)
         elif low == start:
             yield from run(first, end, call[T.STRIP_ROWS], FIRST | LAST, (0, 0))
+
+
+def _even_tiles(length: int, most: int) -> list[int]:
+    """Cut a length into as few tiles as can be, the first of them one row longer: a last one of few rows is slow."""
+    if length <= 0:
+        return []
+    count = -(-length // most)
+    size, longer = divmod(length, count)
+    return [size + 1] * longer + [size] * (count - longer)
 
 
 def _margins(place: int, rows: int, call: list[int], row: list[int]) -> Margins:

@@ -16,6 +16,7 @@ from ..runtime.target import host_target
 
 __all__ = [
     "COPY_CYCLES",
+    "MOST_SHORT_TERMS",
     "Blocking",
     "blocking",
     "dense_kind",
@@ -166,6 +167,9 @@ def blocking(dtype: np.dtype) -> Blocking:
         max_positions=512,
     )
 
+
+# Terms of a tap that are few enough to be written out.
+MOST_SHORT_TERMS = 16
 
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 COPY_CYCLES = 40

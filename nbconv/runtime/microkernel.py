@@ -30,6 +30,7 @@ from .tile_code import (
     group_of,
     grouped,
     kind_lanes,
+    short_code,
     sliding_code,
     tile_code,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "kind_lanes",
     "run_tile",
     "run_tile_at",
+    "short_kernel",
     "sliding_kernel",
     "tile_kernel",
 ]
@@ -155,6 +157,16 @@ def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
     width = kind_lanes(kind, dtype)
     tile = tile_code(dtype, kind, rows, vectors, width)
     return _compile(tile, f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}")
+
+
+@cache
+def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int, vectors: int) -> int:
+    """Compile a dense kernel for a `run` of `terms`, known now; `a_k` is 1 and `b_k` that of packed weights."""
+    if pure():
+        return tile_kernel(dtype, kind, rows, vectors)
+    width = kind_lanes(kind, dtype)
+    tile = short_code(dtype, terms, rows, vectors, width)
+    return _compile(tile, f"short_{dtype.name}_{terms}_{rows}x{vectors}x{width}")
 
 
 @cache
