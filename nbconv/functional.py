@@ -275,12 +275,18 @@ _cached_spec = lru_cache(maxsize=1024)(ConvSpec.of)
 def make_spec(*parameters: Any) -> ConvSpec:
     """Give `ConvSpec.of(*parameters)`, from a cache where it may be."""
     # As a key, (1.0,) or True would find what (1,) has left: only exact types may ask the cache.
-    return _cached_spec(*parameters) if all(map(_is_exact, parameters)) else ConvSpec.of(*parameters)
+    return _cached_spec(*parameters) if _are_exact(parameters) else ConvSpec.of(*parameters)
 
 
-def _is_exact(value: Any) -> bool:
-    kind = type(value)
-    return kind is int or kind is str or (kind is tuple and all(map(_is_exact, value)))
+_holds_exact = frozenset((int, str)).issuperset
+_holds_names = frozenset((str, type(None))).issuperset
+
+
+def _are_exact(values: tuple[Any, ...]) -> bool:
+    """Say whether values are of type int or str, or tuples of such."""
+    if _holds_exact(map(type, values)):  # the usual case first: small calls are made of these microseconds
+        return True
+    return all(type(value) in (int, str) or (type(value) is tuple and _are_exact(value)) for value in values)
 
 
 def convolve(
@@ -336,7 +342,7 @@ _ready: dict[
 def _key(spec: ConvSpec, x: np.ndarray, weight: np.ndarray, bias: Any, *rest: Any) -> Any:
     """Name all that a call depends on but the numbers; None where it cannot be a key."""
     dtype = x.dtype
-    if weight.dtype is not dtype or not dtype.isnative or not all(map(_is_name, rest)):
+    if weight.dtype is not dtype or not dtype.isnative or not _are_names(rest):
         return None
     if bias is not None:
         if type(bias) is not np.ndarray or bias.dtype is not dtype:
@@ -345,10 +351,12 @@ def _key(spec: ConvSpec, x: np.ndarray, weight: np.ndarray, bias: Any, *rest: An
     return spec, x.shape, x.strides, weight.shape, weight.strides, bias, dtype.num, rest
 
 
-def _is_name(value: Any) -> bool:
-    """Say whether a value is a name, or a name with a number."""
-    kind = type(value)
-    return value is None or kind is str or (kind is tuple and all(type(part) in (str, int, float) for part in value))
+def _are_names(values: tuple[Any, ...]) -> bool:
+    """Say whether values are names, names with numbers, or None."""
+    return _holds_names(map(type, values)) or all(
+        _holds_names((type(value),)) or (type(value) is tuple and {str, int, float}.issuperset(map(type, value)))
+        for value in values
+    )
 
 
 def output(geometry: Geometry, dtype: np.dtype, out: Any, *inputs: np.ndarray | None) -> np.ndarray:
