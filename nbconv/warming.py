@@ -85,17 +85,25 @@ def _dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     """Name every step and what does it; of two steps with one name, one is enough."""
     from .cpu.backend import activation_address
-    from .cpu.tiles import full_tiles, sliding_rows
+    from .cpu.loops import exchange_rows
+    from .cpu.tiles import SHORT_RUNS, dense_kind, full_tiles, max_narrow_rows, max_rows, sliding_rows
     from .runtime.calls import addition
-    from .runtime.microkernel import Slide, sliding_kernel, tile_kernel
+    from .runtime.microkernel import NARROW, Slide, kind_lanes, short_kernel, sliding_kernel, tile_kernel
 
     compute = compute_dtype(dtype)
     yield f"{dtype} loops", partial(_convolve, dtype, 64, threads=1)
     yield f"{dtype} loops, threads", partial(_convolve, dtype, 4096, threads=2)
+    stored = np.dtype(np.uint16) if dtype.itemsize == 2 else compute
+    yield f"{dtype} rows with gaps", partial(exchange_rows, compute, stored)
     yield f"{dtype} columns", partial(_columns, dtype)
     for name, kind, full, vectors in full_tiles(compute):
         for rows in range(1, full + 1):
             yield f"{compute} {name} tile {rows}x{vectors}", partial(tile_kernel, compute, kind, rows, vectors)
+    for run in SHORT_RUNS:
+        kind = dense_kind(run, compute)
+        if run <= kind_lanes(kind, compute):
+            for rows in range(1, (max_narrow_rows(1) if kind == NARROW else max_rows(1, False)) + 1):
+                yield f"{compute} run of {run}, tile {rows}x1", partial(short_kernel, compute, kind, run, rows)
     for taps, stride in _WINDOWS:
         for rows, left, right in itertools.product(sliding_rows(taps), *[(0, taps // 2)] * 2):
             slide = Slide(taps, stride, 1, left, right)

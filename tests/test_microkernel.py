@@ -160,16 +160,15 @@ def test_short_tiles(dtype: np.dtype, kind: int, terms: int) -> None:
     if kind == NARROW and host_target().vector_bytes < 64:
         pytest.skip("narrow tiles are for registers of 64 bytes")
     rng, width, taps, tiles, step = np.random.default_rng(0), kind_lanes(kind, dtype), 3, 2, 21
-    for rows, vectors, last in (7, 1, width), (3, 2, 1), (1, 3, width - 1):
-        columns = (vectors - 1) * width + last
+    for rows, columns in (7, width), (3, 1), (1, width - 1):
         a = rng.standard_normal(rows * tiles * step + 60).astype(dtype)
-        b = rng.standard_normal(taps * terms * vectors * width).astype(dtype)
+        b = rng.standard_normal(taps * terms * width).astype(dtype)
         bias, c = rng.standard_normal(columns).astype(dtype), np.full((2, rows * tiles, columns + GAP), np.nan, dtype)
-        a_taps, b_taps = np.array([3, 40, 17]), np.arange(taps) * terms * vectors * width
-        kernels = short_kernel(dtype, kind, terms, rows, vectors), tile_kernel(dtype, kind, rows, vectors)
+        a_taps, b_taps = np.array([3, 40, 17]), np.arange(taps) * terms * width
+        kernels = short_kernel(dtype, kind, terms, rows), tile_kernel(dtype, kind, rows, 1)
         for kernel, result in zip(kernels, c, strict=True):
             compiled_run_tile(
-                kernel, a, 0, step, 1, a_taps, b, 0, vectors * width, b_taps, 0, taps, terms, bias, 0, 0,
+                kernel, a, 0, step, 1, a_taps, b, 0, width, b_taps, 0, taps, terms, bias, 0, 0,
                 result.ravel(), 0, columns + GAP, columns, tiles,
             )  # fmt: skip
         np.testing.assert_array_equal(*c)

@@ -32,7 +32,7 @@ from .plan_rows import LaidPhase, Memory, Table, call_row, list_phases, phase_ro
 from .strips import STRIP_FIELDS, Margins, Strip, cut_line
 from .tiles import (
     COPY_CYCLES,
-    MOST_SHORT_TERMS,
+    SHORT_RUNS,
     blocking,
     max_dot_rows,
     max_grouped_rows,
@@ -387,7 +387,7 @@ class _Builder:
         """Compile the tile kernels of these numbers of rows, for all widths of columns; list their addresses."""
         kind, compute = self.layout.kind, self.memory.compute
         slides = self.slides and run == w.taps > 1
-        short = 0 < run <= MOST_SHORT_TERMS and self._leaves_no_gaps()
+        short = run in SHORT_RUNS and self._leaves_no_gaps()
         kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
         widths = {column[T.KERNEL_VECTORS] for phase in self.phases for column in phase.columns}
         for rows in tile_sizes:
@@ -395,8 +395,8 @@ class _Builder:
                 kernels[:, rows] = sliding_kernel(compute, Slide(w.taps, w.stride, w.dilation, *margins), rows)
                 continue
             for vectors in widths:
-                if short:
-                    kernels[vectors, rows] = short_kernel(compute, kind, run, rows, vectors)
+                if short and vectors == 1:
+                    kernels[vectors, rows] = short_kernel(compute, kind, run, rows)
                 else:
                     kernels[vectors, rows] = tile_kernel(compute, kind, rows, vectors)
         return list(map(int, kernels.ravel()))

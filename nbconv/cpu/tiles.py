@@ -16,7 +16,7 @@ from ..runtime.target import host_target
 
 __all__ = [
     "COPY_CYCLES",
-    "MOST_SHORT_TERMS",
+    "SHORT_RUNS",
     "Blocking",
     "blocking",
     "dense_kind",
@@ -168,8 +168,9 @@ def blocking(dtype: np.dtype) -> Blocking:
     )
 
 
-# Terms of a tap that are few enough to be written out.
-MOST_SHORT_TERMS = 16
+# Terms of a tap that are written out for tiles of one vector: the small groups of networks. With more vectors a loop
+# is as fast, and other lengths would be kernels without end.
+SHORT_RUNS = 8, 16
 
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 COPY_CYCLES = 40

@@ -160,13 +160,12 @@ def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
 
 
 @cache
-def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int, vectors: int) -> int:
-    """Compile a dense kernel for a `run` of `terms`, known now; `a_k` is 1 and `b_k` that of packed weights."""
+def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int) -> int:
+    """Compile a dense kernel of one vector for a `run` of `terms`, known now; neither operand leaves gaps."""
     if pure():
-        return tile_kernel(dtype, kind, rows, vectors)
+        return tile_kernel(dtype, kind, rows, 1)
     width = kind_lanes(kind, dtype)
-    tile = short_code(dtype, terms, rows, vectors, width)
-    return _compile(tile, f"short_{dtype.name}_{terms}_{rows}x{vectors}x{width}")
+    return _compile(short_code(dtype, terms, rows, width), f"short_{dtype.name}_{terms}_{rows}x{width}")
 
 
 @cache

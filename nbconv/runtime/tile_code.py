@@ -337,36 +337,32 @@ def correlating_code(
     return _intrinsic(emit)
 
 
-def short_code(dtype: np.dtype, terms: int, rows: int, vectors: int, width: int) -> Any:
-    """Make the intrinsic of dense tiles that take `terms` of each tap, written out: neither operand leaves gaps.
+def short_code(dtype: np.dtype, terms: int, rows: int, width: int) -> Any:
+    """Make the intrinsic of dense tiles of one vector that take `terms` of each tap, written out.
 
-    A loop of few rounds would spend as long on its addresses as on its products.
+    A loop of few rounds would spend as long on its addresses as on its products. Neither operand leaves gaps.
     """
 
     def emit(builder, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles):
         code = VectorCode(builder, dtype, width)
         a, b, c, init = (code.pointer(address, code.scalar) for address in (a, b, c, init))
         a_taps, b_taps = code.pointer(a_taps, I64), code.pointer(b_taps, I64)
-        masks = [None] * (vectors - 1) + [code.first_lanes(builder.sub(columns, I64((vectors - 1) * width)))]
-        tile = [(m, v) for m in range(rows) for v in range(vectors)]
+        mask = code.first_lanes(columns)
         tile_loop = _Loop(code, tiles, [a, c, init], tests=False)
         a_tile, c_tile, init_tile = tile_loop.values
-        sums = [code.load(code.at(_row(code, init_tile, init_row, m), v * width), masks[v]) for m, v in tile]
+        sums = [code.load(_row(code, init_tile, init_row, m), mask) for m in range(rows)]
         tap_loop = _Loop(code, taps, sums, tests=True)
         sums = list(tap_loop.values)
         a_tap = code.at(a_tile, builder.load(code.at(a_taps, tap_loop.number)))
         b_tap = code.at(b, builder.load(code.at(b_taps, tap_loop.number)))
-        weights = [code.load(code.at(b_tap, i * width)) for i in range(terms * vectors)]
+        weights = [code.load(code.at(b_tap, k * width)) for k in range(terms)]
         for low in range(0, rows, _ADDRESSES):
             starts = [(m, _row(code, a_tap, a_row, m)) for m in range(low, min(low + _ADDRESSES, rows))]
             for k, (m, start) in itertools.product(range(terms), starts):
-                factor = code.broadcast(code.at(start, k))
-                for v in range(vectors):
-                    i = m * vectors + v
-                    sums[i] = code.multiply_add(factor, weights[k * vectors + v], sums[i])
+                sums[m] = code.multiply_add(code.broadcast(code.at(start, k)), weights[k], sums[m])
         sums = tap_loop.close(sums)
-        for (m, v), value in zip(tile, sums, strict=True):
-            code.store(value, code.at(_row(code, c_tile, c_row, m), v * width), masks[v])
+        for m, value in enumerate(sums):
+            code.store(value, _row(code, c_tile, c_row, m), mask)
         tile_loop.close([
             _row(code, place, step, rows) for place, step in ((a_tile, a_row), (c_tile, c_row), (init_tile, init_row))
         ])  # fmt: skip
