@@ -17,23 +17,21 @@ from numpy.lib.stride_tricks import as_strided
 
 from .jit import callback, emitted, pure
 from .memory import Place, element_pointer
+from .sliding_code import Slide, correlating_code, sliding_code
 from .target import lanes
 from .tile_code import (
     DENSE,
     DEPTHWISE,
     DOT,
-    N_ARGS,
     NARROW,
     TRIMMED,
-    Slide,
-    correlating_code,
     group_of,
     grouped,
     kind_lanes,
     short_code,
-    sliding_code,
     tile_code,
 )
+from .tile_frame import N_ARGS
 from .vector_code import I64
 
 __all__ = [

@@ -1,0 +1,127 @@
+"""The LLVM IR of depthwise tiles that load each vector once, and multiply it wherever it is needed.
+
+A plain depthwise tile loads a vector for each multiply-add. Where rows and terms lie a few steps of one length apart,
+they meet: what row m + 1 reads at one term, row m has read, or will read, at another.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+
+from .tile_code import TRIMMED
+from .tile_frame import Loop, Operands, kernel_of, over_taps, over_tiles, row_of
+from .vector_code import I64, VectorCode
+
+__all__ = ["Slide", "correlating_code", "sliding_code"]
+
+_TERMS = 4  # of a correlation, that share their loads
+
+
+class Slide(NamedTuple):
+    """A depthwise window that slides along a row: `a_row` is `stride` times, `a_k` is `dilation` times one step."""
+
+    taps: int
+    stride: int
+    dilation: int
+    left: int = 0
+    right: int = 0
+    """Steps at either end of what a tile reaches over that are zeros: nothing is read there."""
+
+    def reads(self, rows: int) -> dict[int, list[tuple[int, int]]]:
+        """List the steps that `rows` windows read, and for each of them the rows and taps that meet there."""
+        meetings: dict[int, list[tuple[int, int]]] = {}
+        for m, k in itertools.product(range(rows), range(self.taps)):
+            meetings.setdefault(m * self.stride + k * self.dilation, []).append((m, k))
+        end = max(meetings) + 1 - self.right
+        return {step: pairs for step, pairs in sorted(meetings.items()) if self.left <= step < end}
+
+
+def sliding_code(dtype: np.dtype, slide: Slide, rows: int, width: int) -> Any:
+    """Make the intrinsic of tiles of any number of columns whose window slides along their rows.
+
+    The vectors of a row are loaded from left to right, one column of them after the other; a sum still takes its terms
+    in the same order.
+    """
+
+    def emit(code: VectorCode, o: Operands) -> None:
+        builder = code.builder
+        a_step = o.a_row if slide.stride == 1 else builder.sdiv(o.a_k, I64(slide.dilation))
+        all_lanes = ir.Constant(ir.VectorType(ir.IntType(1), width), [1] * width)
+        last = builder.udiv(builder.sub(o.columns, I64(1)), I64(width))
+        last_lanes = code.first_lanes(builder.sub(o.columns, builder.mul(last, I64(width))))
+
+        def tile(a_tile: Any, c_tile: Any, init_tile: Any) -> None:
+            loop = Loop(code, builder.add(last, I64(1)), [a_tile, c_tile, init_tile, o.b], tests=False)
+            a, c, init, b = loop.values
+            is_last = builder.icmp_signed("==", loop.number, last)
+            mask = builder.select(is_last, last_lanes, all_lanes)
+
+            def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
+                weights = [code.load(row_of(code, b_tap, o.b_k, k)) for k in range(slide.taps)]
+                # One pointer walks along: as many addresses would not stay in registers.
+                here, reached = a_tap, 0
+                for place, pairs in slide.reads(rows).items():
+                    here, reached = row_of(code, here, a_step, place - reached) if place > reached else here, place
+                    x = code.load(here, mask)
+                    for m, k in pairs:
+                        sums[m] = code.multiply_add(x, weights[k], sums[m])
+                return sums
+
+            starts = [code.load(row_of(code, init, o.init_row, m), mask) for m in range(rows)]
+            sums = over_taps(code, o, a, b, starts, products)
+            # Without masks on vectors of 32 bytes: there a masked store is many instructions.
+            with builder.if_else(is_last) as (then, otherwise):
+                for branch, lanes in (then, last_lanes), (otherwise, None):
+                    with branch:
+                        for m, value in enumerate(sums):
+                            code.store(value, row_of(code, c, o.c_row, m), lanes)
+            loop.close([code.at(place, width) for place in loop.values])
+
+        over_tiles(code, o, rows, tile)
+
+    return kernel_of(dtype, width, emit)
+
+
+def correlating_code(
+    dtype: np.dtype, kind: int, row_steps: int, term_steps: int, rows: int, vectors: int, width: int
+) -> Any:
+    """Make the intrinsic of tiles whose rows and terms lie so many steps apart, of one length; runs are of any length.
+
+    A sum takes its terms in the order of the plain tile.
+    """
+    together = Slide(_TERMS, row_steps, term_steps).reads(rows)
+    alone = {m * row_steps: [(m, 0)] for m in range(rows)}
+
+    def emit(code: VectorCode, o: Operands) -> None:
+        builder, places = code.builder, list(itertools.product(range(rows), range(vectors)))
+        a_step = o.a_row if row_steps == 1 else builder.sdiv(o.a_row, I64(row_steps))
+        last_lanes = code.first_lanes(builder.sub(o.columns, I64((vectors - 1) * width)))
+        masks = [None] * (vectors - 1) + [last_lanes if kind & TRIMMED else None]
+
+        def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
+            whole = builder.and_(o.run, I64(-_TERMS))
+            state = [a_tap, b_tap, *sums]
+            for count, terms, meetings in (whole, _TERMS, together), (builder.sub(o.run, whole), 1, alone):
+                loop = Loop(code, count, state, terms, tests=True)
+                a, b, *sums = loop.values
+                for v, mask in enumerate(masks):
+                    factors = [code.load(code.at(row_of(code, b, o.b_k, k), v * width), mask) for k in range(terms)]
+                    for step, pairs in meetings.items():
+                        x = code.load(code.at(row_of(code, a, a_step, step), v * width), mask)
+                        for m, k in pairs:
+                            sums[m * vectors + v] = code.multiply_add(x, factors[k], sums[m * vectors + v])
+                state = loop.close([row_of(code, a, o.a_k, terms), row_of(code, b, o.b_k, terms), *sums])
+            return state[2:]
+
+        def tile(a: Any, c: Any, init: Any) -> None:
+            starts = [code.load(code.at(row_of(code, init, o.init_row, m), v * width), masks[v]) for m, v in places]
+            for (m, v), value in zip(places, over_taps(code, o, a, o.b, starts, products), strict=True):
+                code.store(value, code.at(row_of(code, c, o.c_row, m), v * width), masks[v])
+
+        over_tiles(code, o, rows, tile)
+
+    return kernel_of(dtype, width, emit)

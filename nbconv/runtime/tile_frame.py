@@ -1,0 +1,111 @@
+"""What all tile kernels have in common: their arguments, and the loops over tiles and over taps, as LLVM IR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from .vector_code import I64, VectorCode
+
+__all__ = ["N_ARGS", "Loop", "Operands", "kernel_of", "over_taps", "over_tiles", "row_of"]
+
+N_ARGS = 15
+
+
+class Operands(NamedTuple):
+    """The arguments of a kernel, as `microkernel.run_tile` names them; places are pointers."""
+
+    a: Any
+    a_row: Any
+    a_k: Any
+    a_taps: Any
+    b: Any
+    b_k: Any
+    b_taps: Any
+    taps: Any
+    run: Any
+    init: Any
+    init_row: Any
+    c: Any
+    c_row: Any
+    columns: Any
+    tiles: Any
+
+
+def kernel_of(dtype: np.dtype, width: int, emit: Callable[[VectorCode, Operands], None]) -> Any:
+    """Make the intrinsic of fifteen integers whose code `emit` writes, on vectors of `width` numbers."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code, given = VectorCode(builder, dtype, width), Operands(*args)
+        places = {name: code.pointer(getattr(given, name), code.scalar) for name in ("a", "b", "c", "init")}
+        tables = {name: code.pointer(getattr(given, name), I64) for name in ("a_taps", "b_taps")}
+        emit(code, given._replace(**places, **tables))
+        return context.get_dummy_value()
+
+    @intrinsic
+    def tile_product(
+        typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles
+    ):
+        return types.void(*[types.intp] * N_ARGS), codegen
+
+    return tile_product
+
+
+class Loop:
+    """A counted loop: ``[0, count)``, with values carried from round to round. It runs at least once unless `tests`."""
+
+    def __init__(self, code: VectorCode, count: Any, carried: Sequence[Any], step: int = 1, *, tests: bool) -> None:
+        self.builder, self.count, self.step, self.tests = code.builder, count, step, tests
+        before = self.builder.block
+        self.head = self.builder.append_basic_block("head")
+        self.done = self.builder.append_basic_block("done")
+        self.builder.branch(self.head)
+        self.builder.position_at_end(self.head)
+        self.number, *self.values = code.phis([I64(0), *carried], before)
+        if tests:
+            body = self.builder.append_basic_block("body")
+            self.builder.cbranch(self.builder.icmp_signed("<", self.number, count), body, self.done)
+            self.builder.position_at_end(body)
+
+    def close(self, carried: Sequence[Any]) -> list[Any]:
+        """End the body; give the carried values as they are after the loop."""
+        builder, block = self.builder, self.builder.block
+        following = builder.add(self.number, I64(self.step))
+        for phi, value in zip([self.number, *self.values], [following, *carried], strict=True):
+            phi.add_incoming(value, block)
+        if self.tests:
+            builder.branch(self.head)
+        else:
+            builder.cbranch(builder.icmp_signed("<", following, self.count), self.head, self.done)
+        builder.position_at_end(self.done)
+        return list(self.values if self.tests else carried)
+
+
+def row_of(code: VectorCode, start: Any, step: Any, m: int) -> Any:
+    """Step `m` times `step` numbers from `start`."""
+    return code.at(start, code.builder.mul(step, I64(m)))
+
+
+def over_tiles(code: VectorCode, o: Operands, rows: int, tile: Callable[[Any, Any, Any], None]) -> None:
+    """Write the loop over tiles, each below the other: `tile` is given where its a, c and init begin."""
+    loop = Loop(code, o.tiles, [o.a, o.c, o.init], tests=False)
+    tile(*loop.values)
+    steps = o.a_row, o.c_row, o.init_row
+    loop.close([row_of(code, place, step, rows) for place, step in zip(loop.values, steps, strict=True)])
+
+
+def over_taps(
+    code: VectorCode, o: Operands, a: Any, b: Any, sums: Sequence[Any],
+    products: Callable[[list[Any], Any, Any], list[Any]],
+) -> list[Any]:  # fmt: skip
+    """Write the loop over taps: `products` adds to the sums what a tap gives, of which it is given a and b."""
+    loop = Loop(code, o.taps, sums, tests=True)
+    a_tap, b_tap = (
+        code.at(start, code.builder.load(code.at(table, loop.number)))
+        for start, table in ((a, o.a_taps), (b, o.b_taps))
+    )
+    return loop.close(products(list(loop.values), a_tap, b_tap))
