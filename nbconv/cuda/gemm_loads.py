@@ -172,16 +172,16 @@ def copy_left(
                 channel = advance(table, fields, channel, step, end, rows, walk, own, stride, address, masked)
                 for r in range(rows):
                     start = int32(address[r] + channel)
-                    row = int32(to + r * row_step)
                     if chunk == 4:
-                        copy4(shared, int32(row + number), x, start, address[r] != OUTSIDE)
+                        copy4(shared, int32(to + number), r * row_step, x, start, address[r] != OUTSIDE)
                     else:
+                        row = int32(to + r * row_step)
                         copy_half(shared, int32(2 * row + number), x, start, address[r] != OUTSIDE)
                 number = int32(number + 1)
         else:
             channel = advance(table, fields, channel, int32(2 * chunk), end, rows, walk, own, stride, address, masked)
             for r in range(rows):
-                copy16(shared, int32(to + r * row_step), x, int32(address[r] + channel), address[r] != OUTSIDE)
+                copy16(shared, to, r * row_step, x, int32(address[r] + channel), address[r] != OUTSIDE)
         more = to != last
         to = int32(to + half_step)
     return channel
@@ -205,6 +205,6 @@ def copy_right(shared, to, to_step, weight, place, table, end, copies, rows, tak
     step = int32(rows * table[T.WEIGHT_ROW_STEP])
     for q in range(copies):
         if takes_part:
-            copy16(shared, int32(to + q * to_step), weight, place, place < end)
+            copy16(shared, to, q * to_step, weight, place, place < end)
         place = uint32(place + uint32(step))
     return place

@@ -57,9 +57,9 @@ def copy_windows(
         start = int32(int32(position[1] + int32(at * table[T.C_IN])) + offset)
         valid = (position[1] != OUTSIDE) & (uint32(at) < uint32(width)) & (position[2] > 0)
         if masked:
-            copy4(shared, to, windows, start, valid)
+            copy4(shared, to, 0, windows, start, valid)
         else:
-            copy16(shared, to, windows, start, valid)
+            copy16(shared, to, 0, windows, start, valid)
         more = to != last
         to = int32(to + to_step)
         position[2] = int32(position[2] - step)
@@ -87,9 +87,9 @@ def copy_points(shared, to, to_step, points, table, place, end, step, copies, ma
     more = True
     while more:
         if masked:
-            copy4(shared, to, points, place, place < end)
+            copy4(shared, to, 0, points, place, place < end)
         else:
-            copy16(shared, to, points, place, place < end)
+            copy16(shared, to, 0, points, place, place < end)
         more = to != last
         to = int32(to + to_step)
         place = uint32(place + uint32(stride))

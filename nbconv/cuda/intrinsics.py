@@ -198,22 +198,24 @@ else:
 
     def _copy(size, cache):
         """Make an asynchronous copy of `size` bytes from global to shared memory; zeros where it is not valid."""
-        text = f"cp.async.{cache}.shared.global [$0], [$1], {size}, $2;"
+        text = f"cp.async.{cache}.shared.global [$0+$3], [$1], {size}, $2;"
 
         @intrinsic
-        def copy(typingctx, shared, to, array, start, valid):
+        def copy(typingctx, shared, to, offset, array, start, valid):
             if not (_is_flat(shared) and _is_flat(array)):
                 return None
-            signature = types.void(shared, to, array, start, valid)
+            signature = types.void(shared, to, offset, array, start, valid)
 
             def codegen(context, builder, signature, args):
                 target = _shared_address(builder, _pointer(context, builder, signature, args, 0, 1))
-                source = _global_address(builder, _pointer(context, builder, signature, args, 2, 3))
-                valid = context.cast(builder, args[4], signature.args[4], types.boolean)
+                # A constant by the time that it matters, and part of the instruction.
+                further = builder.mul(context.cast(builder, args[2], signature.args[2], types.int32), _I32(4))
+                source = _global_address(builder, _pointer(context, builder, signature, args, 3, 4))
+                valid = context.cast(builder, args[5], signature.args[5], types.boolean)
                 length = builder.select(builder.trunc(valid, ir.IntType(1)), _I32(size), _I32(0))
-                kind = ir.FunctionType(_VOID, [_I32, _I64, _I32])
-                asm = ir.InlineAsm(kind, text, "r,l,r,~{memory}", side_effect=True)
-                builder.call(asm, [target, source, length])
+                kind = ir.FunctionType(_VOID, [_I32, _I64, _I32, _I32])
+                asm = ir.InlineAsm(kind, text, "r,l,r,n,~{memory}", side_effect=True)
+                builder.call(asm, [target, source, length, further])
                 return context.get_dummy_value()
 
             return signature, codegen

@@ -281,11 +281,11 @@ def test_rounding_to_tf32() -> None:
 
 def test_copies_check_alignment() -> None:
     shared, array = np.zeros(16, np.float32), np.arange(16, dtype=np.float16)
-    intrinsics.copy16(shared, 4, array, 8, True)
+    intrinsics.copy16(shared, 4, 0, array, 8, True)
     np.testing.assert_array_equal(shared[4:8].view(np.float16), array[8:])
-    intrinsics.copy16(shared, 4, array, 3, False)
+    intrinsics.copy16(shared, 4, 0, array, 3, False)
     assert not shared.any()
     with pytest.raises(ValueError, match="misaligned access to 8 numbers of float16 from 4 on"):
-        intrinsics.copy16(shared, 4, array, 4, True)
+        intrinsics.copy16(shared, 4, 0, array, 4, True)
     with pytest.raises(ValueError, match="misaligned access to 4 numbers of float32 from 2 on"):
-        intrinsics.copy16(shared, 2, array, 8, True)
+        intrinsics.copy16(shared, 0, 2, array, 8, True)
