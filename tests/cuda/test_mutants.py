@@ -89,16 +89,12 @@ MUTANTS = [
             "ffma_64x64_masked", REFLECTED),
     # Places.
     _mutant("strides swapped", LOADS, W.format("STRIDE"), H.format("STRIDE"), TILE),
-    _mutant("taps of a line one too many", LOADS, "if tap_w == taps_w:", "if tap_w > taps_w:", TILE),
     _mutant("channels of the first group", CORE, "int32(int32(group + 1) * table[T.C_IN_GROUP])", "table[T.C_IN_GROUP]",
             TILE),
-    _mutant("bias of the first group", CORE, "int32(int32(group * table[T.C_OUT_GROUP]) + first_column)",
-            "first_column", TILE),
     _mutant("outputs of the first phase", CORE, W.format("OUT_START") + " + ", "", TILE, PHASES),
-    _mutant("16 bytes where 4 are aligned", LOADS, "copy4(shared, int32(row", "copy16(shared, int32(row",
+    _mutant("16 bytes where 4 are aligned", LOADS, "copy4(shared, int32(to", "copy16(shared, int32(to",
             "ffma_64x64_masked", ODD),
     _mutant("chunks not swizzled", CORE, "int32(int32(thread ^ (thread >> 3)) & 1)", "int32(thread & 1)", TILE),
-    _mutant("weights of the next step", "gemm", "(4 * step + k) * n_tile", "(4 * step + (k ^ 1)) * n_tile", TILE),
     # Other kernels.
     _mutant("no barrier", "grad_core", "            cuda.syncthreads()\n", "", "grad_64x64"),
     _mutant("positions of the next slice", "grad_core", "    limit = min(limit, int32(first + rows_of_slice))\n", "",

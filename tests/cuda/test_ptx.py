@@ -94,7 +94,7 @@ def test_multiplications_are_most_of_the_work(entry: Entry) -> None:
         problem = Problem(case, DTYPES["float32"])
         steps.append(problem.run(entry.artifacts.ptx(), entry.grid(problem.geometry))[1].steps)
     multiplications = 64 * sizes.rows * sizes.columns / sizes.threads
-    assert multiplications / (steps[1] - steps[0]) >= entry.share - 0.02
+    assert multiplications / (steps[1] - steps[0]) >= entry.share - 0.01
 
 
 @pytest.mark.parametrize("entry", list(slice_entries()), ids=name_of)
@@ -121,9 +121,9 @@ def device() -> Iterator[Device]:
 
 
 SMOKE = [case for case in CASES if "smoke" in case.tags]
-PACKAGE = [(case, "float32") for case in SMOKE] + [(case, "bfloat16") for case in SMOKE[::3]]
+# Each case with one type: the simulator runs them with all.
+PACKAGE = [(case, ("float32", "bfloat16", "float32", "float16", "float64")[i % 5]) for i, case in enumerate(SMOKE)]
 PACKAGE += [(case, ("float32", "float16", "bfloat16")[i % 3]) for i, case in enumerate([*RAGGED, *DEPTHWISE])]
-PACKAGE += [(case, "float64") for case in SMOKE[::7]]
 
 
 @pytest.mark.parametrize(("case", "dtype"), PACKAGE, ids=str)
