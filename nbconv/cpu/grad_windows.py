@@ -197,32 +197,22 @@ def _multiply(
     Cost     2 * positions * taps * wide channels * narrow channels flops; the scratch is a MiB a thread
     Threads  over wide channels: every job owns its numbers
     """
-    for block in range(job, job_end):
-        _multiply_block(
-            block, scratch, worker * call[_SCRATCH], grad, grad_start, wide, wide_start, narrow, narrow_start,
-            call, places, zeros, kernels, max_rows,
-        )  # fmt: skip
-
-
-@helper
-def _multiply_block(
-    block, scratch, panel, grad, grad_start, wide, wide_start, narrow, narrow_start,
-    call, places, zeros, kernels, max_rows,
-):  # fmt: skip
     positions, taps, row, wide_c = call[_POSITIONS], call[_TAPS], call[_ROW], call[_WIDE_C]
-    low = call[_WIDE] * block // call[_BLOCKS]
-    channels = call[_WIDE] * (block + 1) // call[_BLOCKS] - low
-    for p in range(positions):
-        for t in range(taps):
-            to, place = panel + p * row + t, places[p, t]
-            source = wide_start + place + low * wide_c
-            for c in range(channels):
-                scratch[to + c * taps] = 0 if place == _NOWHERE else wide[source + c * wide_c]
-    _write_product(
-        grad, grad_start + low * taps, call[_FIRST], zeros, 0, 0, call[_NARROW], channels * taps,
-        narrow, narrow_start, call[_NARROW_C], call[_NARROW_STEP], scratch, panel, row, positions,
-        call, kernels, max_rows,
-    )  # fmt: skip
+    panel = worker * call[_SCRATCH]
+    for block in range(job, job_end):
+        low = call[_WIDE] * block // call[_BLOCKS]
+        channels = call[_WIDE] * (block + 1) // call[_BLOCKS] - low
+        for p in range(positions):
+            for t in range(taps):
+                to, place = panel + p * row + t, places[p, t]
+                source = wide_start + place + low * wide_c
+                for c in range(channels):
+                    scratch[to + c * taps] = 0 if place == _NOWHERE else wide[source + c * wide_c]
+        _write_product(
+            grad, grad_start + low * taps, call[_FIRST], zeros, 0, 0, call[_NARROW], channels * taps,
+            narrow, narrow_start, call[_NARROW_C], call[_NARROW_STEP], scratch, panel, row, positions,
+            call, kernels, max_rows,
+        )  # fmt: skip
 
 
 @twins
@@ -235,42 +225,33 @@ def _add(
     Cost     2 * positions * taps * wide channels * narrow channels flops; the scratch is two MiB a thread at most
     Threads  over channels: every job owns its numbers, and adds to each of them in the order of positions
     """
-    for block in range(job, job_end):
-        _add_block(
-            block, scratch, worker * call[_SCRATCH], grad, weight, weight_start, narrow, narrow_start,
-            call, places, zeros, kernels, max_rows,
-        )  # fmt: skip
-
-
-@helper
-def _add_block(
-    block, scratch, sums, grad, weight, weight_start, narrow, narrow_start, call, places, zeros, kernels, max_rows
-):  # fmt: skip
     positions, taps, row, wide_c = call[_POSITIONS], call[_TAPS], call[_ROW], call[_WIDE_C]
-    low = call[_WIDE] * block // call[_BLOCKS]
-    channels = call[_WIDE] * (block + 1) // call[_BLOCKS] - low
-    columns, here = channels * taps, weight_start + low * taps
+    sums = worker * call[_SCRATCH]
     panel = sums + positions * row
-    most = call[_NARROW] if call[_IN_PLACE] else _TERMS
-    for term in range(0, call[_NARROW], most):
-        terms = min(most, call[_NARROW] - term)
-        b, b_at, b_k = weight, here, call[_FIRST]
-        if not call[_IN_PLACE]:
-            b, b_at, b_k = scratch, panel, row
-            for i in range(terms):
-                copy_run(scratch, panel + i * row, weight, here + (term + i) * call[_FIRST], columns)
-        init, init_at, init_row = (scratch, sums, row) if term > 0 else (zeros, 0, 0)
-        _write_product(
-            scratch, sums, row, init, init_at, init_row, positions, columns,
-            narrow, narrow_start + term * call[_NARROW_C], call[_NARROW_STEP], call[_NARROW_C], b, b_at, b_k, terms,
-            call, kernels, max_rows,
-        )  # fmt: skip
-    for p in range(positions):
-        for t in range(taps):
-            source, place = sums + p * row + t, places[p, t]
-            if place != _NOWHERE:
-                for c in range(channels):
-                    grad[place + (low + c) * wide_c] += scratch[source + c * taps]
+    for block in range(job, job_end):
+        low = call[_WIDE] * block // call[_BLOCKS]
+        channels = call[_WIDE] * (block + 1) // call[_BLOCKS] - low
+        columns, here = channels * taps, weight_start + low * taps
+        most = call[_NARROW] if call[_IN_PLACE] else _TERMS
+        for term in range(0, call[_NARROW], most):
+            terms = min(most, call[_NARROW] - term)
+            b, b_at, b_k = weight, here, call[_FIRST]
+            if not call[_IN_PLACE]:
+                b, b_at, b_k = scratch, panel, row
+                for i in range(terms):
+                    copy_run(scratch, panel + i * row, weight, here + (term + i) * call[_FIRST], columns)
+            init, init_at, init_row = (scratch, sums, row) if term > 0 else (zeros, 0, 0)
+            _write_product(
+                scratch, sums, row, init, init_at, init_row, positions, columns,
+                narrow, narrow_start + term * call[_NARROW_C], call[_NARROW_STEP], call[_NARROW_C], b, b_at, b_k, terms,
+                call, kernels, max_rows,
+            )  # fmt: skip
+        for p in range(positions):
+            for t in range(taps):
+                source, place = sums + p * row + t, places[p, t]
+                if place != _NOWHERE:
+                    for c in range(channels):
+                        grad[place + (low + c) * wide_c] += scratch[source + c * taps]
 
 
 @helper
