@@ -128,6 +128,12 @@ def product(
     weight, bias = operands.packed(geometry, stream)
     result = flat(target)
     addend = result if residual is None else flat(residual)
-    plan.launch(stream, flat(x), flat(weight), flat(bias), addend, result, plan.table)
+    if plan.split is None:
+        plan.launch(stream, flat(x), flat(weight), flat(bias), addend, result, plan.table)
+    else:
+        slices, table, zeros, sum_up = plan.split
+        partial = flat(scratch(2, slices * y.size, "float32", y, stream))
+        plan.launch(stream, flat(x), flat(weight), zeros, partial, partial, table)
+        sum_up(stream, partial, flat(bias), addend, result, plan.table, np.int32(slices))
     if target is not y:
         copy_into(target, y, stream)

@@ -38,9 +38,11 @@ def product(
     Tile     (m_tile, n_tile) by `threads` threads; each copies `rows` rows of a left slice with one other thread.
              A slice has one or two shares, four chunks of `chunk` numbers deep; half the threads multiply each of two
     Swizzle  in row k of a right slice, chunk c stands in place c ^ ((k & swizzle_mask) << swizzle_shift)
+    Grid     z over (part of the reduction, group, phase); each part makes a y of its own, see `split_reduction`
     """
-    group, fields = phase_of_block(table, int32(0))
+    slice_, group, fields = phase_of_block(table, int32(0))
     fields = fresh(fields)
+    first_step = int32(slice_ * table[T.SLICE_STEPS])
     row_tile, column_tile = tile_of_block(int32(0))
     first_row, first_column = int32(row_tile * m_tile), int32(column_tile * n_tile)
     limit = int32(table[T.SAMPLES] * int32(load_int(table, fields, T.ROWS_H) * load_int(table, fields, T.ROWS_W)))
@@ -58,6 +60,7 @@ def product(
     start_walk(table, fields, int32(first_row + row), threads // 2, rows, limit, walk, own, stride)
     last_channel = int32(int32(group + 1) * table[T.C_IN_GROUP])
     channel = int32(last_channel + int32(chunk * own_chunk - (chunk + 1 if masked else 2 * chunk)))
+    channel = int32(channel + first_step)  # as many taps further on as it is too far
     to_left = int32(4 * thread)
 
     # Right: this thread's rows and columns of the weights.
@@ -69,9 +72,10 @@ def product(
     reduction = int32(
         int32(load_int(table, fields, T.TAPS_H) * load_int(table, fields, T.TAPS_W)) * table[T.C_IN_GROUP]
     )
+    reduction = min(reduction, int32(first_step + table[T.SLICE_STEPS]))
     start = int32(load_int(table, fields, T.WEIGHT_START) + int32(group * load_int(table, fields, T.WEIGHT_GROUP_STEP)))
     end = uint32(start + int32(reduction * weight_step))
-    place = uint32(int32(start + int32(right_row * weight_step)) + right_column)
+    place = uint32(int32(start + int32(int32(first_step + right_row) * weight_step)) + right_column)
     if right_column >= table[T.COLUMNS] or right_row >= depth:
         place = uint32(BEYOND)
     right_rows = min(depth, threads // chunks)  # that the block copies at a time
@@ -85,7 +89,7 @@ def product(
         for j in range(sums.shape[1]):
             sums[i, j] = float32(0)
 
-    remaining = int32(int32(reduction + (depth - 1)) // depth)  # slices
+    remaining = int32(int32(int32(reduction - first_step) + (depth - 1)) // depth)  # slices
     write = int32(0)
     while write < int32(ring - stage_size):
         if write < int32(remaining * stage_size):
@@ -161,7 +165,9 @@ def finish(bias, residual, y, table, shared, room, sums, m_tile, n_tile, threads
     """Lay the sums into the ring's memory, as many rows at a time as fit, and finish them there."""
     zero = fresh(int32(0))
     thread = int32(int32(cuda.threadIdx.x) + zero)
-    group, fields = phase_of_block(table, zero)
+    slice_, group, fields = phase_of_block(table, zero)
+    size = int32(int32(int32(table[T.SAMPLES] * table[T.OUT_H]) * table[T.OUT_W]) * table[T.C_OUT])
+    offset = int32(int32(slice_ * size) + int32(group * table[T.C_OUT_GROUP]))
     row_tile, column_tile = tile_of_block(zero)
     first_row, first_column = int32(row_tile * m_tile), int32(column_tile * n_tile)
     limit = int32(table[T.SAMPLES] * int32(load_int(table, fields, T.ROWS_H) * load_int(table, fields, T.ROWS_W)))
@@ -171,7 +177,7 @@ def finish(bias, residual, y, table, shared, room, sums, m_tile, n_tile, threads
     notes = count * pitch
     base = int32(0)
     while base < m_tile:
-        note_outputs(shared, notes, table, fields, group, int32(first_row + base), count, limit, thread, threads)
+        note_outputs(shared, notes, table, fields, offset, int32(first_row + base), count, limit, thread, threads)
         lay(shared, sums, base, count, pitch, thread, n_tile)
         cuda.syncthreads()
         finish_rows(shared, pitch, notes, bias, residual, y, table, group, first_column, count, n_tile, thread, threads)
@@ -180,8 +186,8 @@ def finish(bias, residual, y, table, shared, room, sums, m_tile, n_tile, threads
 
 
 @inlined
-def note_outputs(shared, start, table, fields, group, first, count, limit, thread, threads):
-    """Note in shared memory where in y each row of the tile goes; -1 for rows beyond the last."""
+def note_outputs(shared, start, table, fields, offset, first, count, limit, thread, threads):
+    """Note in shared memory where in y each row of the tile goes, `offset` further on; -1 for rows beyond the last."""
     r = thread
     while r < count:
         m = int32(first + r)
@@ -190,7 +196,7 @@ def note_outputs(shared, start, table, fields, group, first, count, limit, threa
         w = int32(load_int(table, fields, T.OUT_START_W) + int32(w * load_int(table, fields, T.OUT_STEP_W)))
         line = int32(int32(sample * table[T.OUT_H]) + h)
         place = int32(int32(int32(line * table[T.OUT_W]) + w) * table[T.C_OUT])
-        place = int32(place + int32(group * table[T.C_OUT_GROUP])) if m < limit else int32(-1)
+        place = int32(place + offset) if m < limit else int32(-1)
         shared[start + r] = float_of(uint32(place))
         r = int32(r + threads)
 

@@ -44,10 +44,13 @@ def inside(position, size, mode):
 
 @inlined
 def phase_of_block(table, zero):
-    """Give (group, place of the phase's fields) of this block. `zero` is 0: a `fresh` one computes them anew."""
-    index = int32(int32(cuda.blockIdx.z) + zero)
+    """Give (slice, group, place of the phase's fields) of this block. `zero` is 0: a `fresh` one computes them anew."""
+    block = uint32(uint32(cuda.blockIdx.z) + uint32(zero))
+    count = uint32(uint32(table[T.GROUPS]) * uint32(table[T.PHASES]))
+    slice_ = uint32(block // count)
+    index = int32(block - uint32(slice_ * count))
     group = int32(index // table[T.PHASES])
-    return group, int32(T.HEADER + int32(int32(index - int32(group * table[T.PHASES])) * T.PHASE_FIELDS))
+    return int32(slice_), group, int32(T.HEADER + int32(int32(index - int32(group * table[T.PHASES])) * T.PHASE_FIELDS))
 
 
 @inlined

@@ -64,10 +64,10 @@ def choose(geometry: Geometry, multiprocessors: int = MULTIPROCESSORS, names: tu
     return min(names, key=time)
 
 
-def launch(geometry: Geometry, name: str) -> tuple[tuple[int, int, int], int]:
-    """Give the grid, (tiles of rows, tiles of columns, groups times phases), and the threads of a block."""
+def launch(geometry: Geometry, name: str, slices: int = 1) -> tuple[tuple[int, int, int], int]:
+    """Give the grid, (tiles of rows, tiles of columns, slices times groups times phases), and a block's threads."""
     tile = TILES[name]
     phases = packed_phases(geometry)[0]
     rows = max((-(-geometry.n * phase.rows // tile.rows) for phase in phases), default=0)
     columns = -(-(geometry.c_out // geometry.groups) // tile.columns)
-    return (rows, columns, geometry.groups * len(phases)), tile.threads
+    return (rows, columns, slices * geometry.groups * len(phases)), tile.threads

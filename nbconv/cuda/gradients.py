@@ -16,7 +16,7 @@ from .arrays import DeviceArray, empty, flat, memory_of, scratch
 from .backend import Operands, compute_dtype, contiguous, product
 from .packing import THREADS as COPY_THREADS
 from .packing import pack_table, widen_numbers
-from .plan import ITEMSIZES, Launch, over_items, tensor_kind, tiles_run, upload_table
+from .plan import ITEMSIZES, Launch, over_items, tensor_kind, tiles_run, upload_table, upload_zeros
 
 __all__ = ["grad_bias", "grad_weight", "grad_x"]
 
@@ -45,7 +45,7 @@ def _fold_rim(
     data, start = memory_of(weight)
     compute = compute_dtype(grad.dtype)
     launch, *tables = _rim_plan(geometry, start, weight.steps, grad.dtype == compute, grad.device)
-    zeros = upload_zeros(compute, grad.device)
+    zeros = upload_zeros(1, compute, grad.device)
     launch(stream, flat(grad_output), data, flat(grad), zeros, *tables)
 
 
@@ -58,14 +58,6 @@ def _rim_plan(geometry: Geometry, start: int, steps: tuple[int, ...], adds: bool
     tables = T.build_table(geometry), pack_table(start, steps, None), general.rim_table(rims, adds)
     launch = over_items(general.fold_rim, items, general.THREADS)
     return launch, *(upload_table(table.tobytes(), device) for table in tables)
-
-
-@lru_cache(maxsize=16)
-def upload_zeros(dtype: str, device: int) -> Any:
-    """Keep one zero of a type on a device."""
-    from .driver import cuda
-
-    return cuda.to_device(np.zeros(1, dtype))
 
 
 def _rim(axis: Axis, mode: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..geometry import Geometry
-from . import depthwise, gemm, gemm_tiles, general, tensor_core
+from . import depthwise, gemm, gemm_tiles, general, split_reduction, tensor_core
 from . import table as T
 from .driver import SIMULATED, compute_capability, cuda, wait
 
@@ -25,6 +26,7 @@ __all__ = [
     "tensor_kind",
     "tiles_run",
     "upload_table",
+    "upload_zeros",
 ]
 
 ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -37,10 +39,16 @@ MOST_Z = 65535  # blocks along z; kernels that may need more walk on in steps of
 
 
 class Launch:
-    """A kernel with its grid, its block and its shared memory; called with a stream, then the kernel's arguments."""
+    """A kernel with its grid, its block and its shared memory; called with a stream, then the kernel's arguments.
 
-    def __init__(self, kernel: Any, grid: tuple[int, int, int], block: int, shared: int = 0) -> None:
+    `slice_steps` is that of the kernel's table, see `split_reduction`.
+    """
+
+    def __init__(
+        self, kernel: Any, grid: tuple[int, int, int], block: int, shared: int = 0, slice_steps: int = T.WHOLE
+    ) -> None:
         self.kernel, self.grid, self.block, self.shared = kernel, grid, block, shared
+        self.slice_steps = slice_steps
         self._configured: dict[Any, Any] = {}
 
     def __call__(self, stream: Any, *arguments: Any) -> None:
@@ -77,11 +85,21 @@ class Key(NamedTuple):
     aligned: bool
 
 
+class Split(NamedTuple):
+    """What a product needs whose reduction is cut: `launch` makes sums of so many slices, with `zeros` as its bias."""
+
+    slices: int
+    table: Any
+    zeros: Any
+    sum_up: Launch
+
+
 class Plan(NamedTuple):
     """A product, ready to be launched with (x, weight, bias, residual, y, table)."""
 
     launch: Launch
     table: Any
+    split: Split | None = None
 
 
 @lru_cache(maxsize=1024)
@@ -103,7 +121,28 @@ def make_plan(key: Key) -> Plan:
         if launch is not None:
             break
     assert launch is not None, "the general kernel takes everything"
-    return Plan(launch, upload_table(table.tobytes(), key.device))
+    return Plan(launch, upload_table(table.tobytes(), key.device), _split(key, launch))
+
+
+def _split(key: Key, launch: Launch) -> Split | None:
+    geometry, steps = key.geometry, launch.slice_steps
+    if steps == T.WHOLE:
+        return None
+    table = T.build_table(geometry, slice_steps=steps)
+    return Split(
+        split_reduction.slices(geometry, steps),
+        upload_table(table.tobytes(), key.device),
+        upload_zeros(geometry.c_out + 1, "float32", key.device),
+        over_items(split_reduction.sum_slices, math.prod(geometry.output_shape), split_reduction.THREADS),
+    )
+
+
+@lru_cache(maxsize=64)
+def upload_zeros(count: int, dtype: str, device: int) -> Any:
+    """Keep zeros of a type on a device."""
+    zeros = cuda.to_device(np.zeros(count, dtype))
+    wait(cuda.default_stream())
+    return zeros
 
 
 def tiles_run(device: int) -> bool:
@@ -133,9 +172,13 @@ def _tiled(key: Key) -> Launch | None:
     masked = gemm_tiles.needs_mask(geometry, itemsize)
     if kind == "tf32x3" and geometry.c_out // geometry.groups <= FEW_COLUMNS:
         tile = gemm_tiles.choose(geometry)
-        return Launch(gemm.KERNELS[tile, masked], *gemm_tiles.launch(geometry, tile))
-    tile = gemm_tiles.choose(geometry, names=tensor_core.TILE_NAMES)
-    return Launch(tensor_core.KERNELS[kind, tile, masked], *gemm_tiles.launch(geometry, tile))
+        kernel = gemm.KERNELS[tile, masked]
+    else:
+        tile = gemm_tiles.choose(geometry, names=tensor_core.TILE_NAMES)
+        kernel = tensor_core.KERNELS[kind, tile, masked]
+    steps = split_reduction.slice_steps(geometry, tile) if key.dtype == "float32" else T.WHOLE
+    slices = split_reduction.slices(geometry, steps)
+    return Launch(kernel, *gemm_tiles.launch(geometry, tile, slices), slice_steps=steps)
 
 
 def _general(key: Key) -> Launch | None:

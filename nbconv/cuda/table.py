@@ -50,6 +50,7 @@ TRANSPOSED = next(_places)  # 1: nothing stands outside of the input, not even z
 ACTIVATION = next(_places)
 HAS_RESIDUAL = next(_places)
 WEIGHT_ROW_STEP = next(_places)
+SLICE_STEPS = next(_places)  # of the reduction, that one block of a tiled product makes
 HEADER = next(_places)
 
 _places = count()
@@ -85,6 +86,7 @@ ACTIVATIONS = (
 )  # fmt: skip
 """Names in the order of their codes: the first is 1; 0 is no activation."""
 
+WHOLE = 2**30  # steps of a slice that is the whole reduction
 COLUMN_BLOCK = 8  # numbers: 16 bytes of a half type, 32 of float32
 # Kernels count in int32; a tile may step over the end of an array by less than this before it is masked.
 MOST_NUMBERS = 2**31 - 2**16
@@ -145,10 +147,13 @@ def packed_phases(geometry: Geometry) -> tuple[tuple[PackedPhase, ...], int]:
     return tuple(phases), start
 
 
-def build_table(geometry: Geometry, activation: str | None = None, residual: bool = False) -> np.ndarray:
+def build_table(
+    geometry: Geometry, activation: str | None = None, residual: bool = False, slice_steps: int = WHOLE
+) -> np.ndarray:
     """Give the table of a geometry, shape (HEADER + phases * PHASE_FIELDS,), int32.
 
-    `activation` is a name out of `ACTIVATIONS`; `residual` says whether the product adds one.
+    `activation` is a name out of `ACTIVATIONS`; `residual` says whether the product adds one. `slice_steps` cuts the
+    reduction of tiled products into slices.
     """
     phases, _ = packed_phases(geometry)
     (size_h, out_h), (size_w, out_w) = ((1, 1), *((axis.size, axis.out) for axis in geometry.axes))[-2:]
@@ -161,7 +166,7 @@ def build_table(geometry: Geometry, activation: str | None = None, residual: boo
     table[PADDING_MODE] = PADDING_MODES.index(geometry.spec.padding_mode)
     table[TRANSPOSED] = geometry.spec.transposed
     table[ACTIVATION] = 0 if activation is None else ACTIVATIONS.index(activation) + 1
-    table[HAS_RESIDUAL] = residual
+    table[HAS_RESIDUAL], table[SLICE_STEPS] = residual, slice_steps
     table[WEIGHT_ROW_STEP] = _round_up(geometry.groups) if channelwise(geometry) else columns_of(geometry)
     for i, phase in enumerate(phases):
         fields = table[HEADER + i * PHASE_FIELDS :][:PHASE_FIELDS]

@@ -14,7 +14,7 @@ from tests.cuda.checks.listing import STATIC_SHARED, Entry, entries, kernels_of_
 from tests.cuda.checks.toolchain import ARCHITECTURES, SM_80, Architecture  # noqa: E402
 
 RESERVED_SHARED = 1024  # bytes that sm_90 keeps for itself
-HOT = [entry for entry in entries() if entry.hot and not entry.masked]
+HOT = [entry for entry in entries() if entry.has_hot_loop]
 
 each_entry = pytest.mark.parametrize("entry", entries(), ids=str)
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"sm_{a[0]}{a[1]}{a[2]}")

@@ -23,10 +23,11 @@ from nbconv.cuda import (  # noqa: E402
     grad_tensor,
     intrinsics,
     intrinsics_plain,
+    split_reduction,
     tensor_core,
 )
 from nbconv.cuda.driver import cuda  # noqa: E402
-from nbconv.cuda.table import build_table  # noqa: E402
+from nbconv.cuda.table import WHOLE, build_table  # noqa: E402
 from nbconv.geometry import Geometry  # noqa: E402
 from tests.cuda.checks.problems import Problem, geometry_of, pack, stored  # noqa: E402
 
@@ -191,6 +192,18 @@ def test_grid_covers_every_output_once(tile: str) -> None:
     assert depth == 2  # phases
     assert (rows - 1) * size.rows < 22 <= rows * size.rows  # positions of a phase
     assert (columns - 1) * size.columns < 9 <= columns * size.columns
+
+
+def test_slices_of_the_reduction() -> None:
+    def cut(geometry: Geometry) -> tuple[int, int]:
+        steps = split_reduction.slice_steps(geometry, "64x64")
+        return steps, split_reduction.slices(geometry, steps)
+
+    assert cut(geometry_of_layer(1, 64, 512, 64)) == (768, 2)
+    assert cut(geometry_of_layer(1, 64, 4096, 64)) == (768, 16)
+    assert cut(geometry_of_layer(1, 640, 4096, 640)) == (WHOLE, 1)  # 100 tiles
+    assert cut(geometry_of_layer(1, 256, 4096, 256)) == (1536, 8)  # 16 tiles, so many times over
+    assert cut(geometry_of_layer(1, 64, 511, 64)) == (WHOLE, 1)
 
 
 def test_which_products_are_covered() -> None:

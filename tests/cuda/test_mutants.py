@@ -74,7 +74,7 @@ MUTANTS = [
             "write = read", TILE),
     _mutant("the ring does not close", CORE, "int32(stage_size - stage)", "int32(stage_size + stage)", TILE),
     # Ends.
-    _mutant("no tail of the reduction", CORE, "reduction + (depth - 1)) // depth", "reduction) // depth", TILE),
+    _mutant("no tail of the reduction", CORE, "first_step) + (depth - 1)) // depth", "first_step)) // depth", TILE),
     _mutant("stores one row too many", CORE, "if m < limit else int32(-1)", "if m <= limit else int32(-1)", TILE),
     _mutant("reads one row too many", LOADS, "m < limit else", "m <= limit else", TILE, PHASES),
     _mutant("stores columns beyond the group", CORE, "        if column < limit:\n            b0, b1",

@@ -17,7 +17,7 @@ from tests.cuda.lanes import needs_compiler
 
 needs_compiler()
 
-from nbconv.cuda import gemm_tiles, grad_gemm  # noqa: E402
+from nbconv.cuda import gemm_tiles, grad_gemm, split_reduction  # noqa: E402
 from tests.cases import CASES, Case  # noqa: E402
 from tests.cuda.checks.artifacts import compile_side_by_side  # noqa: E402
 from tests.cuda.checks.listing import Entry, product_entries, slice_entries  # noqa: E402
@@ -137,6 +137,22 @@ def test_package(device: Device, case: Case, dtype: str) -> None:
     grads = backward(grad_output, x, weight, **case.params, device="cuda")
     for name, grad, expected in zip(grads._fields, grads, oracle(case, grad_output, x, weight), strict=True):
         assert_equal(grad, expected, name)
+
+
+@pytest.mark.parametrize(
+    ("case", "kernel"),
+    [
+        (layer("conv1d", (1, 70, 64), (40, 64, 3), padding=1), "tf32x3_64x64"),
+        (layer("conv_transpose1d", (1, 20, 70), (70, 12, 5), stride=2), "ffma_64x64_masked"),
+    ],
+    ids=name_of,
+)
+def test_reductions_in_slices(device: Device, case: Case, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split_reduction, "LEAST_STEPS", 64)
+    arrays = arrays_of(case)
+    y = getattr(nbconv, case.op)(*arrays, **case.params, activation="relu", device="cuda")
+    assert_equal(y, np.maximum(expected_of(case, *arrays), 0))
+    assert [name for name, _ in device.launches[-2:]] == [kernel, "sum_slices"]
 
 
 def test_package_used_every_kind_of_kernel(device: Device) -> None:

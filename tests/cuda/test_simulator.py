@@ -33,7 +33,7 @@ from tests.test_backward import data_of, oracle
 
 needs_simulator()
 
-from nbconv.cuda import gemm_tiles, gradients, plan  # noqa: E402
+from nbconv.cuda import gemm_tiles, gradients, plan, split_reduction  # noqa: E402
 from nbconv.cuda.driver import cuda, simulated_array  # noqa: E402
 from tests.cuda.checks.problems import geometry_of  # noqa: E402
 
@@ -86,6 +86,30 @@ def chosen_kernels() -> None:
 def test_forward_of_chosen_tiles(case: Case) -> None:
     arrays = arrays_of(case)
     assert_equal(on_device(case, *arrays), expected_of(case, *arrays))
+
+
+@pytest.mark.usefixtures("chosen_kernels")
+@pytest.mark.parametrize(
+    "case",
+    case_params(
+        [
+            Case("conv1d", (1, 21, 24), (12, 24, 5), {"padding": 2}),
+            Case("conv1d", (2, 9, 12), (24, 6, 12), {"padding": 7, "groups": 2, "padding_mode": "circular"}),
+            Case("conv_transpose1d", (1, 20, 32), (32, 40, 5), {"stride": 2}),  # a slice of one phase is empty
+        ]
+    ),
+)
+def test_reductions_in_slices(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split_reduction, "LEAST_STEPS", 32)
+    launched, run = [], plan.Launch.__call__
+    monkeypatch.setattr(plan.Launch, "__call__", lambda self, *given: (launched.append(self.kernel), run(self, *given)))
+    x, weight, bias = arrays_of(case)
+    expected = expected_of(case, x, weight, bias)
+    residual = whole_numbers(np.random.default_rng(0), expected.shape)
+    y = on_device(case, x, weight, bias, residual=there(residual), activation="relu")
+    assert_equal(y, np.maximum(expected + residual, 0))
+    assert launched[-1] is split_reduction.sum_slices
+    plan.make_plan.cache_clear()
 
 
 def test_every_tagged_case_is_run_by_its_kernel() -> None:

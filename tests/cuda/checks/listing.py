@@ -20,6 +20,7 @@ from nbconv.cuda import (
     grad_tensor,
     packing,
     plan,
+    split_reduction,
     tensor_core,
 )
 from nbconv.cuda.table import channelwise
@@ -75,6 +76,11 @@ class Entry:
         """Registers a thread may take; the hardware gives them in eights."""
         return min(255, REGISTER_FILE // (self.threads * self.blocks) // 8 * 8)
 
+    @property
+    def has_hot_loop(self) -> bool:
+        """Say whether something is demanded of its hot loop."""
+        return bool(self.hot) and (not self.masked or self.share > 0)
+
     def fits(self, geometry: Geometry) -> bool:
         """Say whether a tiled or depthwise kernel may be given this geometry."""
         itemsize = 4 if self.dtype == "float32" else 2
@@ -105,7 +111,7 @@ class Entry:
         self.artifacts.ptx()
         for architecture in ARCHITECTURES:
             self.artifacts.resources(architecture)
-            if self.hot and not self.masked:
+            if self.has_hot_loop:
                 self.artifacts.machine_code(architecture)
 
 
@@ -139,8 +145,8 @@ def _bounds(kernel: Any) -> dict[str, int]:
 
 
 # The least part of the hot loop that multiplications must be: 1024 stand against 64 vectors from shared memory, and the
-# rest is for the copies. Masked, each number has a copy of its own, and each of a thread's rows (three for four in the
-# tile of 128 columns) a place in the padding to be found: code that is in the loop, though most rounds pass it by.
+# rest is for the copies. Masked, numbers are copied one by one and rows' places mapped by the padding mode: code that
+# lies in the loop, though most rounds pass it by.
 FFMA_SHARE = 0.85
 MASKED_SHARE = {"128x128": 0.8, "128x64": 0.77, "64x64": 0.8, "256x32": 0.77}
 
@@ -213,6 +219,8 @@ def general_entries() -> Iterator[Entry]:
         for kernel, arguments in of_kernel.items():
             family = "general" if kernel in (general.product_wide, general.product_narrow) else ""
             yield Entry(kernel, arguments, dtype, 256, 1, family=family)
+    x = flat("float32")
+    yield Entry(split_reduction.sum_slices, (x, x, x, x, table, whole), threads=split_reduction.THREADS)
 
 
 def kernels_of_package() -> set[Any]:
