@@ -310,7 +310,7 @@ class _Builder:
             sizes.setdefault(strip.margins, set()).add(strip.rows)
         kernels = {margins: table.add(self._kernels(w, run, margins, sizes[margins]))[0] for margins in sizes}
         for field, lines in cuts.items():
-            known = {line: table.add(*(strip.fields(kernels) for strip in line)) for line in set(lines)}
+            known = {line: table.add(*(strip.fields(kernels) for strip in line)) for line in dict.fromkeys(lines)}
             row[field], _ = table.add(*(known[line] for line in lines))
 
     def _block_limit(self, w: Axis) -> int:
