@@ -94,7 +94,8 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int) ->
             count = builder.sub(o.run, whole)
         loop = Loop(code, count, state, group or 1, tests=kind == NARROW)
         a, b, *sums = loop.values
-        return loop.close([code.at(a, o.a_k), code.at(b, o.b_k), *step(sums, a, b)])[2:]
+        sums = step(sums, a, b)  # before the pointers move on: LLVM would compute addresses from where they go
+        return loop.close([code.at(a, o.a_k), code.at(b, o.b_k), *sums])[2:]
 
     def tile(a: Any, c: Any, init: Any) -> None:
         starts = [vectors_at(row_of(code, init, o.init_row, m), masks) for m in range(rows)]
