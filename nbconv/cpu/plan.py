@@ -294,10 +294,7 @@ class _Builder:
         return row[T.LINES_PER_BLOCK] * length
 
     def _add_strips(self, call: list[int], row: list[int], w: Axis, run: int, table: Table) -> None:
-        """Cut the blocks of a line into strips, and compile the tile kernels that these need for runs of so many terms.
-
-        `run` is 0 where they differ.
-        """
+        """Cut the blocks of a line into strips and compile their kernels, for runs of so many terms; 0: they differ."""
         cuts: dict[int, list[tuple[Strip, ...]]] = {}
         sizes: dict[Margins | None, set[int]] = {}
         all_open = self.open != T.CLOSED or (row[T.H_FIRST] == 0 and row[T.H_END] == row[T.OUT_H])
@@ -374,13 +371,12 @@ class _Builder:
 
     def _leaves_no_gaps(self) -> bool:
         """Say whether dense tiles meet the terms of a run, all of them, one after the other in both operands."""
-        columns = itertools.chain(*(phase.columns for phase in self.phases))
         return (
             self.dense
             and self.open != T.ALL_OPEN
             and isinstance(self.layout, Packed)
             and (not self.in_place or self.memory.x_steps[3] == 1)
-            and all(column[T.KERNEL_VECTORS] == column[T.VECTORS] for column in columns)
+            and all(column[T.KERNEL_VECTORS] == column[T.VECTORS] for phase in self.phases for column in phase.columns)
         )
 
     def _kernels(self, w: Axis, run: int, margins: Margins | None, tile_sizes: set[int]) -> list[int]:
