@@ -21,7 +21,7 @@ from . import table as T
 from .driver import cuda, inlined, kernel
 from .integers import quotient, source_position, split
 from .packing import FIRST, SECOND, START, TAP_H, TAP_W
-from .storage import narrow, widen
+from .storage import add_slices, narrow, widen
 
 __all__ = [
     "THREADS",
@@ -136,12 +136,7 @@ def sum_weight_slices(partial, slices, grad, table, places):
     plane = int32(int32(table[T.C_IN_GROUP] * table[T.C_OUT]) * int32(taps_h * taps_w))
     if item >= plane:
         return
-    total = partial.dtype.type(0)
-    at, slice_ = item, int32(0)
-    while slice_ < slices:
-        total += partial[at]
-        at = int32(at + plane)
-        slice_ = int32(slice_ + int32(1))
+    total = add_slices(partial, item, plane, slices)
     line, point = split(item, table[T.C_OUT_GROUP])
     rest, window = split(line, table[T.C_IN_GROUP])
     group, tap = split(rest, int32(taps_h * taps_w))
@@ -175,13 +170,7 @@ def sum_bias_slices(partial, slices, grad, channels):
     channel = int32(int32(cuda.blockIdx.x) * int32(THREADS) + int32(cuda.threadIdx.x))
     if channel >= channels:
         return
-    total = partial.dtype.type(0)
-    at, slice_ = channel, int32(0)
-    while slice_ < slices:
-        total += partial[at]
-        at = int32(at + channels)
-        slice_ = int32(slice_ + int32(1))
-    grad[channel] = narrow(total, grad)
+    grad[channel] = narrow(add_slices(partial, channel, channels, slices), grad)
 
 
 # ---- padding that repeats data --------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from . import gemm_tiles
 from . import table as T
 from .activations import activate
 from .driver import cuda, kernel
-from .storage import narrow, widen
+from .storage import add_slices, narrow, widen
 
-__all__ = ["THREADS", "slice_steps", "sum_slices"]
+__all__ = ["THREADS", "slice_steps", "slices", "sum_slices"]
 
 THREADS = 128
 # Of a slice: in less time it would not make up for the second kernel's launch. bfloat16 and float16 are so fast that
@@ -50,12 +50,7 @@ def sum_slices(partial, bias, residual, y, table, slices):
     size = int32(int32(int32(table[T.SAMPLES] * table[T.OUT_H]) * table[T.OUT_W]) * table[T.C_OUT])
     if item >= size:
         return
-    total = partial.dtype.type(0)
-    at, slice_ = item, int32(0)
-    while slice_ < slices:
-        total += partial[at]
-        at = int32(at + size)
-        slice_ = int32(slice_ + int32(1))
+    total = add_slices(partial, item, size, slices)
     total += bias[int32(item % table[T.C_OUT])]
     if table[T.HAS_RESIDUAL]:
         total += widen(residual[item])

@@ -7,12 +7,25 @@ the simulator; the compiler takes the version that is written for the type in me
 from __future__ import annotations
 
 import numpy as np
+from numpy import int32
 
-from .driver import SIMULATED
+from .driver import SIMULATED, inlined
 
-__all__ = ["narrow", "widen"]
+__all__ = ["add_slices", "narrow", "widen"]
 
 _NOT_A_NUMBER = np.uint32(0x7FC0)
+
+
+@inlined
+def add_slices(partial, item, size, slices):
+    """Add number `item` of all slices, `size` numbers each, in their order."""
+    total = partial.dtype.type(0)
+    at, slice_ = item, int32(0)
+    while slice_ < slices:
+        total += partial[at]
+        at = int32(at + size)
+        slice_ = int32(slice_ + int32(1))
+    return total
 
 
 def widen(word):
