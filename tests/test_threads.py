@@ -197,7 +197,7 @@ def launch(jobs: int, work: int, n: int = 2, **changes: Any) -> list[tuple[str, 
     with pytest.MonkeyPatch.context() as patch, nbconv.num_threads(n):
         layer = threading_layer.Layer("test", "", **changes)
         patch.setattr(threads, "_layer", layer)
-        patch.setattr(threads.numba.config, "NUMBA_NUM_THREADS", 2)
+        patch.setattr(threads.numba, "get_num_threads", lambda: 2)
         threads.launch(twins, jobs, work, n)
     return twins.calls
 
@@ -271,6 +271,40 @@ for mask in (4, 3, 1):
 print(masks)
 """
     assert run_python(code, NUMBA_NUM_THREADS="4") == str([4] * 4 + [3] * 4 + [1] * 4)
+
+
+SHARED = """
+import numba, nbconv
+from nbconv.runtime.twins import twins
+numba.get_num_threads()
+
+@twins
+def note(job, job_end, worker, seen, workers, bad):
+    for here in range(job, job_end):
+        if here == bad:
+            raise ValueError("one job")
+        seen[here] += 1
+        workers[here] = worker
+
+for jobs, n in ((10, 4), (3, 4), (7, 1), (0, 2), (23, 9)):
+    seen, workers = np.zeros(jobs, np.int64), np.zeros(jobs, np.int64)
+    note.parallel(0, jobs, n, seen, workers, -1)
+    assert seen.tolist() == [1] * jobs
+    assert sorted(workers) == workers.tolist(), workers
+    assert all(0 <= worker < n for worker in workers)
+seen, workers = np.zeros(8, np.int64), np.zeros(8, np.int64)
+try:
+    note.parallel(2, 8, 4, seen, workers, 7)
+except RuntimeError as error:
+    print(error, seen)
+"""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_workers_share_all_jobs_once(layer: str) -> None:
+    need_layer(layer)
+    printed = run_python(SHARED, NUMBA_NUM_THREADS="9", NUMBA_THREADING_LAYER=layer)
+    assert printed == "a job of a parallel loop failed [0 0 1 1 1 1 1 0]"
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:

@@ -176,16 +176,15 @@ def launch(twins: Twins[Callable[..., None]], jobs: int, work: int, workers: int
     layer = _chosen_layer() if workers > 1 else None
     if layer is None or work < layer.least_work:
         _run_slices(twins, None, jobs, 1, work, arguments)
-    elif workers >= int(numba.config.NUMBA_NUM_THREADS):
-        _run_slices(twins, layer, jobs, workers, work, arguments)
     else:
-        # A mask belongs to the Python thread, and to whatever else of Numba's the user runs in it.
-        before = numba.get_num_threads()
-        numba.set_num_threads(min(workers, before))
+        # A mask belongs to the Python thread, and to whatever else of Numba's the user runs in it. OpenMP's layer
+        # leaves there the number of threads that it launched.
+        mask = numba.get_num_threads()
         try:
-            _run_slices(twins, layer, jobs, workers, work, arguments)
+            _run_slices(twins, layer if mask > 1 else None, jobs, min(workers, mask), work, arguments)
         finally:
-            numba.set_num_threads(before)
+            if workers < mask:
+                numba.set_num_threads(mask)
 
 
 def is_one_call(jobs: int, work: int) -> bool:

@@ -1,23 +1,30 @@
 """Twins: one body, run by one worker, or shared among several through its address.
 
 Numba compiles a parallel function twice over, and anew for each. Here it is the body that is compiled, once; what runs
-in parallel is a few lines that call it.
+in parallel is a few lines that call it, and those are handed to Numba's threading layer as its own compiler would.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
+import numba
 import numpy as np
-from numba import prange
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
 
 from .calls import address_of, call
-from .jit import compile_on_use
+from .jit import compile_on_use, emitted
 
 __all__ = ["Twins", "twins"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_WORD, _BYTES = ir.IntType(64), ir.IntType(8).as_pointer()
+_WORDS = _WORD.as_pointer()
 
 
 class Twins(Generic[F]):
@@ -31,13 +38,13 @@ class Twins(Generic[F]):
         self._addresses: dict[tuple[np.dtype, ...], int] = {}
 
     def parallel(self, job: int, job_end: int, workers: int, *arguments: Any) -> None:
-        """Share the jobs `[job, job_end)` among `workers`."""
+        """Share the jobs `[job, job_end)` among `workers`, of whom Numba's pool must have as many."""
         # Arguments of one body differ in nothing else: dimensions, and all that is no array.
         key = tuple([argument.dtype for argument in arguments if type(argument) is np.ndarray])
         address = self._addresses.get(key)
         if address is None:
             address = self._addresses[key] = address_of(self.serial, (job, job_end, 0, *arguments))
-        _share(address, job, job_end, workers, *arguments)
+        _share(_parallel_for(), address, job, job_end, workers, *arguments)
 
 
 def twins(body: F) -> Twins[F]:
@@ -45,12 +52,73 @@ def twins(body: F) -> Twins[F]:
     return Twins(body)
 
 
-def _share_jobs(address, job, job_end, workers, *arguments):
-    for worker in prange(workers):
-        first = job + (job_end - job) * worker // workers
-        last = job + (job_end - job) * (worker + 1) // workers
-        if first < last:
-            call(address, (first, last, worker, *arguments))
+def _share_jobs(parallel_for, address, job, job_end, workers, *arguments):
+    _run_workers(parallel_for, address, job, job_end, workers, arguments)
 
 
-_share = compile_on_use(_share_jobs, parallel=True, no_cfunc_wrapper=True)
+_share = compile_on_use(_share_jobs, no_cfunc_wrapper=True)
+
+
+@lru_cache
+def _parallel_for() -> int:
+    """Give the address of the threading layer's `parallel_for`, which Numba's own compiler calls."""
+    numba.get_num_threads()  # loads the layer
+    return int(binding.address_of_symbol("numba_parallel_for"))
+
+
+def _run_workers(parallel_for: int, address: int, job: int, job_end: int, workers: int, arguments: Any) -> None:
+    """Run each worker's part of the jobs, by a function of `address_of`."""
+    for worker in range(workers):
+        first, last = (job + (job_end - job) * n // workers for n in (worker, worker + 1))
+        call(address, (first, last, worker, *arguments))
+
+
+@emitted(_run_workers)
+def _emit_run_workers(typing_context, parallel_for, address, job, job_end, workers, arguments):
+    """Call `parallel_for(function, bases, sizes, steps, data, 0, 1, threads)` of the threading layer.
+
+    It calls `function(bases, sizes, steps, data)` in its threads, each for a part of the range: `sizes[0]` members from
+    the one to which `bases[0]` was moved on, by `steps[0]` a member. Here the members are the workers, a byte each.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        launcher, *numbers, packed = args
+        failed = builder.alloca(_WORD)
+        builder.store(_WORD(0), failed)
+        held = [failed, *numbers, *cgutils.unpack_tuple(builder, packed, len(arguments.types))]
+        data = cgutils.alloca_once_value(builder, cgutils.make_anonymous_struct(builder, held))
+        function = _worker(context, builder.module, data.type, arguments.types)
+        base = builder.bitcast(data, _BYTES)  # layers leave a null base where it is
+        workers = numbers[-1]
+        places = [cgutils.alloca_once_value(builder, value) for value in (base, workers, _WORD(1))]
+        given = [builder.bitcast(pointer, _BYTES) for pointer in (function, *places)]
+        kind = ir.FunctionType(ir.VoidType(), [_BYTES] * 5 + [_WORD] * 3)
+        builder.call(builder.inttoptr(launcher, kind.as_pointer()), [*given, base, _WORD(0), _WORD(1), workers])
+        with cgutils.if_unlikely(builder, builder.icmp_signed("!=", builder.load(failed), _WORD(0))):
+            context.call_conv.return_user_exc(builder, RuntimeError, ("a job of a parallel loop failed",))
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 5, arguments), codegen
+
+
+def _worker(context: Any, module: ir.Module, data_type: ir.Type, kinds: tuple[types.Type, ...]) -> ir.Function:
+    """Build the function that the threads call: it runs the jobs of some workers."""
+    kind = ir.FunctionType(ir.VoidType(), [_BYTES.as_pointer(), _WORDS, _WORDS, _BYTES])
+    function = ir.Function(module, kind, module.get_unique_name("run_workers"))
+    function.linkage = "internal"
+    builder = ir.IRBuilder(function.append_basic_block())
+    bases, sizes, _, data = function.args
+    held = builder.load(builder.bitcast(data, data_type))
+    failed, address, job, job_end, workers, *given = [builder.extract_value(held, i) for i in range(5 + len(kinds))]
+    kinds = (types.intp, types.intp, types.intp, *kinds)
+    body = builder.inttoptr(address, context.call_conv.get_function_type(types.none, kinds).as_pointer())
+    first_worker = builder.sub(builder.ptrtoint(builder.load(bases), _WORD), builder.ptrtoint(data, _WORD))
+    with cgutils.for_range(builder, builder.load(sizes)) as loop:
+        worker = builder.add(first_worker, loop.index)
+        next_worker, jobs = builder.add(worker, _WORD(1)), builder.sub(job_end, job)
+        first, last = (builder.add(job, builder.sdiv(builder.mul(jobs, n), workers)) for n in (worker, next_worker))
+        status, _ = context.call_conv.call_function(builder, body, types.none, kinds, [first, last, worker, *given])
+        with cgutils.if_unlikely(builder, status.is_error):
+            builder.store(_WORD(1), failed)
+    builder.ret_void()
+    return function
