@@ -27,6 +27,9 @@ start = time.perf_counter()
 nbconv.conv1d(x, w)
 print(time.perf_counter() - start)
 """
+LARGE_FIRST = (
+    FIRST.replace("(1, 64, 8)", "(1, 2000, 64)").replace("(8, 8, 3)", "(64, 64, 3)").replace("w)", "w, padding=1)")
+)
 # A convolution of some seconds, interrupted half a second in; the delay is from the signal to the exception.
 LONG = """
 import os, signal, sys, threading, time
@@ -128,6 +131,7 @@ def main() -> int:
         rows = [
             ("import nbconv, after NumPy, s", IMPORT, cache, 5, 0.10),
             ("first conv1d, no cache, s", FIRST, "off", 3, 3.0),
+            ("the same, large, padded, all threads, s", LARGE_FIRST, "off", 3, 3.0),
             ("first conv1d, warm cache, s", FIRST, cache, 5, 0.35),
             ("Ctrl-C to exception, s", INTERRUPT, cache, 3, 0.5),
             ("longest gap of another thread's heartbeat, s", HEARTBEAT, cache, 3, 0.020),

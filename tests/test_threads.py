@@ -274,9 +274,9 @@ print(masks)
 
 
 SHARED = """
-import numba, nbconv
+import nbconv
 from nbconv.runtime.twins import twins
-numba.get_num_threads()
+nbconv.threading_info()
 
 @twins
 def note(job, job_end, worker, seen, workers, bad):
