@@ -155,7 +155,9 @@ def test_quota_of_control_groups(quota: int | None, files: dict[str, str], tmp_p
 
 
 @pytest.mark.skipif(not LINUX, reason="counts threads as Linux lists them")
-def test_threading_info_starts_no_thread() -> None:
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_threading_info_starts_no_thread(layer: str) -> None:
+    need_layer(layer)
     code = """
 import nbconv
 nbconv.get_num_threads()  # loads Numba
@@ -163,7 +165,7 @@ before = len(os.listdir("/proc/self/task"))
 info = nbconv.threading_info()
 print(len(os.listdir("/proc/self/task")) - before, *sorted(info))
 """
-    assert run_python(code) == "0 advice layer limits safety threads"
+    assert run_python(code, NUMBA_THREADING_LAYER=layer) == "0 advice layer limits safety threads"
 
 
 # ---- which twin, in what slices ------------------------------------------------------------------------------------
@@ -195,9 +197,7 @@ def launch(jobs: int, work: int, n: int = 2, **changes: Any) -> list[tuple[str, 
     """Launch recording twins with `n` threads on a layer; give the calls."""
     twins: Any = Recorder()
     with pytest.MonkeyPatch.context() as patch, nbconv.num_threads(n):
-        layer = threading_layer.Layer("test", "", **changes)
-        patch.setattr(threads, "_layer", layer)
-        patch.setattr(threads.numba, "get_num_threads", lambda: 2)
+        patch.setattr(threads, "_layer", threading_layer.Layer("test", "", **changes))
         threads.launch(twins, jobs, work, n)
     return twins.calls
 

@@ -18,9 +18,9 @@ from contextvars import ContextVar
 from typing import Any
 
 import numba
-from numba.core.compiler_lock import global_compiler_lock
 
 from ..parameters import whole
+from .jit import compiler_lock
 from .processors import affinity, cpu_quota
 from .threading_layer import TORN, Layer, choose_layer
 from .twins import Twins
@@ -137,7 +137,7 @@ def num_threads(n: int) -> Iterator[None]:
 
 
 def threading_info() -> dict[str, Any]:
-    """Describe how convolutions use threads in this process, without starting any.
+    """Describe how convolutions use threads in this process, without starting any (but TBB's, where that is the layer).
 
     Returns
     -------
@@ -175,16 +175,8 @@ def launch(twins: Twins[Callable[..., None]], jobs: int, work: int, workers: int
     workers = min(workers, jobs)
     layer = _chosen_layer() if workers > 1 else None
     if layer is None or work < layer.least_work:
-        _run_slices(twins, None, jobs, 1, work, arguments)
-    else:
-        # A mask belongs to the Python thread, and to whatever else of Numba's the user runs in it. OpenMP's layer
-        # leaves there the number of threads that it launched.
-        mask = numba.get_num_threads()
-        try:
-            _run_slices(twins, layer if mask > 1 else None, jobs, min(workers, mask), work, arguments)
-        finally:
-            if workers < mask:
-                numba.set_num_threads(mask)
+        layer, workers = None, 1
+    _run_slices(twins, layer, jobs, workers, work, arguments)
 
 
 def is_one_call(jobs: int, work: int) -> bool:
@@ -248,7 +240,8 @@ def _run_slice(
 def _chosen_layer() -> Layer:
     global _layer, _launcher
     if _layer is None:
-        _layer, _launcher = choose_layer(), threading.get_ident()
+        with compiler_lock:  # for a fork must wait for this too
+            _layer, _launcher = choose_layer(), threading.get_ident()
     return _layer
 
 
@@ -256,12 +249,12 @@ def hold_for_fork() -> None:
     """Wait until no other thread launches or compiles what a child could not finish; see `forking`."""
     # A launch that holds the gate may compile, hence this order; it holds the gate for a slice only.
     _gate.acquire()
-    global_compiler_lock.__enter__()
+    compiler_lock.__enter__()
 
 
 def resume_after_fork() -> None:
     """Let the other threads go on."""
-    global_compiler_lock.__exit__(None, None, None)
+    compiler_lock.__exit__(None, None, None)
     _gate.release()
 
 

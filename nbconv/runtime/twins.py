@@ -12,19 +12,19 @@ from typing import Any, Generic, TypeVar
 
 import numba
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
 from .calls import address_of, call
-from .jit import compile_on_use, emitted
+from .jit import compile_on_use, compiler_lock, emitted
 
 __all__ = ["Twins", "twins"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_WORD, _BYTES = ir.IntType(64), ir.IntType(8).as_pointer()
-_WORDS = _WORD.as_pointer()
+_INT, _WORD = ir.IntType(32), ir.IntType(64)
+_BYTES, _WORDS = ir.IntType(8).as_pointer(), _WORD.as_pointer()
 
 
 class Twins(Generic[F]):
@@ -38,13 +38,14 @@ class Twins(Generic[F]):
         self._addresses: dict[tuple[np.dtype, ...], int] = {}
 
     def parallel(self, job: int, job_end: int, workers: int, *arguments: Any) -> None:
-        """Share the jobs `[job, job_end)` among `workers`, of whom Numba's pool must have as many."""
+        """Share the jobs `[job, job_end)` among `workers`, in as many threads, or as Numba's mask allows."""
         # Arguments of one body differ in nothing else: dimensions, and all that is no array.
         key = tuple([argument.dtype for argument in arguments if type(argument) is np.ndarray])
         address = self._addresses.get(key)
         if address is None:
             address = self._addresses[key] = address_of(self.serial, (job, job_end, 0, *arguments))
-        _share(_parallel_for(), address, job, job_end, workers, *arguments)
+        _load_layer()
+        _share(address, job, job_end, workers, *arguments)
 
 
 def twins(body: F) -> Twins[F]:
@@ -52,21 +53,21 @@ def twins(body: F) -> Twins[F]:
     return Twins(body)
 
 
-def _share_jobs(parallel_for, address, job, job_end, workers, *arguments):
-    _run_workers(parallel_for, address, job, job_end, workers, arguments)
+@lru_cache
+def _load_layer() -> None:
+    """Load the threading layer, whose functions the code of `_share` is linked with."""
+    with compiler_lock:  # as Numba holds a lock of its own meanwhile
+        numba.get_num_threads()
+
+
+def _share_jobs(address, job, job_end, workers, *arguments):
+    _run_workers(address, job, job_end, workers, arguments)
 
 
 _share = compile_on_use(_share_jobs, no_cfunc_wrapper=True)
 
 
-@lru_cache
-def _parallel_for() -> int:
-    """Give the address of the threading layer's `parallel_for`, which Numba's own compiler calls."""
-    numba.get_num_threads()  # loads the layer
-    return int(binding.address_of_symbol("numba_parallel_for"))
-
-
-def _run_workers(parallel_for: int, address: int, job: int, job_end: int, workers: int, arguments: Any) -> None:
+def _run_workers(address: int, job: int, job_end: int, workers: int, arguments: Any) -> None:
     """Run each worker's part of the jobs, by a function of `address_of`."""
     for worker in range(workers):
         first, last = (job + (job_end - job) * n // workers for n in (worker, worker + 1))
@@ -74,7 +75,7 @@ def _run_workers(parallel_for: int, address: int, job: int, job_end: int, worker
 
 
 @emitted(_run_workers)
-def _emit_run_workers(typing_context, parallel_for, address, job, job_end, workers, arguments):
+def _emit_run_workers(typing_context, address, job, job_end, workers, arguments):
     """Call `parallel_for(function, bases, sizes, steps, data, 0, 1, threads)` of the threading layer.
 
     It calls `function(bases, sizes, steps, data)` in its threads, each for a part of the range: `sizes[0]` members from
@@ -82,7 +83,7 @@ def _emit_run_workers(typing_context, parallel_for, address, job, job_end, worke
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        launcher, *numbers, packed = args
+        *numbers, packed = args
         failed = builder.alloca(_WORD)
         builder.store(_WORD(0), failed)
         held = [failed, *numbers, *cgutils.unpack_tuple(builder, packed, len(arguments.types))]
@@ -92,13 +93,24 @@ def _emit_run_workers(typing_context, parallel_for, address, job, job_end, worke
         workers = numbers[-1]
         places = [cgutils.alloca_once_value(builder, value) for value in (base, workers, _WORD(1))]
         given = [builder.bitcast(pointer, _BYTES) for pointer in (function, *places)]
-        kind = ir.FunctionType(ir.VoidType(), [_BYTES] * 5 + [_WORD] * 3)
-        builder.call(builder.inttoptr(launcher, kind.as_pointer()), [*given, base, _WORD(0), _WORD(1), workers])
+        # A mask belongs to the Python thread, and to whatever else of Numba's the user runs in it. OpenMP's layer
+        # leaves there the number of threads that it launched.
+        mask = _call_layer(builder, "get_num_threads", _INT)
+        wanted = builder.trunc(workers, _INT)
+        threads = builder.select(builder.icmp_signed("<", wanted, mask), wanted, mask)
+        _call_layer(builder, "numba_parallel_for", ir.VoidType(), *given, base, _WORD(0), _WORD(1), threads)
+        _call_layer(builder, "set_num_threads", ir.VoidType(), mask)
         with cgutils.if_unlikely(builder, builder.icmp_signed("!=", builder.load(failed), _WORD(0))):
             context.call_conv.return_user_exc(builder, RuntimeError, ("a job of a parallel loop failed",))
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 5, arguments), codegen
+    return types.void(*[types.intp] * 4, arguments), codegen
+
+
+def _call_layer(builder: Any, name: str, result: ir.Type, *args: Any) -> Any:
+    """Call a function of the threading layer, by the name that Numba gave it for its own compiler."""
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
 def _worker(context: Any, module: ir.Module, data_type: ir.Type, kinds: tuple[types.Type, ...]) -> ir.Function:
