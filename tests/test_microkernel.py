@@ -32,6 +32,7 @@ from nbconv.runtime.microkernel import (
     run_tile,
     short_kernel,
     sliding_kernel,
+    spreading_kernel,
     tile_kernel,
 )
 from nbconv.runtime.target import host_target, lanes
@@ -147,6 +148,41 @@ def test_sliding_tiles(dtype: np.dtype, slide: Slide) -> None:
             compiled_run_tile(
                 kernel, a, 0, slide.stride * step, slide.dilation * step, a_taps, b, 0, vectors * width, b_taps,
                 0, taps, slide.taps, bias, 0, 0, result.ravel(), 0, columns + GAP, columns, tiles,
+            )  # fmt: skip
+        np.testing.assert_array_equal(*c)
+        assert np.isnan(c[0]).sum() == rows * tiles * GAP
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(("kind", "terms"), [(DENSE, 1), (DENSE, 3), (NARROW, 8), (grouped(2), 2), (grouped(8), 8)])
+@pytest.mark.parametrize(
+    "slide", [Slide(3, 1, 1), Slide(3, 2, 1), Slide(5, 1, 1, 2, 0), Slide(4, 3, 1, 0, 1), Slide(3, 1, 1, 2, 2)], ids=str
+)
+def test_spreading_tiles(dtype: np.dtype, kind: int, terms: int, slide: Slide) -> None:
+    """They give what plain tiles give, exactly for whole numbers, and read nothing in their margins."""
+    if kind == NARROW and host_target().vector_bytes < 64:
+        pytest.skip("narrow tiles are for registers of 64 bytes")
+    width, step = kind_lanes(kind, dtype), 90
+    if width % terms and kind not in (DENSE, NARROW):
+        pytest.skip("a vector holds whole groups")
+    rng, taps, tiles = np.random.default_rng(0), 2 * slide.taps, 1 if slide.left or slide.right else 2
+    for rows, vectors, last, looped in (4, 1, width, True), (7, 2, width, False), (1, 2, min(terms, width), False):
+        columns = (vectors - 1) * width + last
+        span = (rows * tiles - 1) * slide.stride + slide.taps
+        a = rng.integers(-4, 5, (2 * span + 2) * step).astype(dtype)
+        b = rng.integers(-4, 5, taps * terms * vectors * width).astype(dtype)
+        bias, c = rng.integers(-4, 5, columns).astype(dtype), np.full((2, rows * tiles, columns + GAP), np.nan, dtype)
+        a_taps = np.array([3 + h * span * step + k * step for h in range(2) for k in range(slide.taps)])
+        b_taps = np.arange(taps) * terms * vectors * width
+        margins = [i for i in range(span) if i < slide.left or i >= span - slide.right]
+        spreading = spreading_kernel(dtype, kind, slide, 0 if looped else terms, 0 if looped else step, rows, vectors)
+        kernels = spreading, tile_kernel(dtype, kind, rows, vectors)
+        for kernel, result, margin in zip(kernels, c, (np.nan, 0), strict=True):
+            for tap, i in itertools.product(a_taps[:: slide.taps], margins):
+                a[tap + i * step :][: max(columns, terms)] = margin
+            compiled_run_tile(
+                kernel, a, 0, slide.stride * step, 1, a_taps, b, 0, vectors * width, b_taps, 0, taps, terms, bias, 0, 0,
+                result.ravel(), 0, columns + GAP, columns, tiles,
             )  # fmt: skip
         np.testing.assert_array_equal(*c)
         assert np.isnan(c[0]).sum() == rows * tiles * GAP

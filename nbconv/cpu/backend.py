@@ -21,6 +21,7 @@ from .loops import convolve
 from .memory_layout import four_steps, half_code
 from .plan import Plan, make_plan
 from .plan_rows import Memory
+from .tiles import are_few_channels
 from .weights import Packing, pack, plan_packing
 
 __all__ = [
@@ -50,7 +51,7 @@ class Weights(NamedTuple):
 
 def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, may_view: bool) -> Weights:
     """Pack the weights, or, where `may_view`, view them in place if they lie so that tiles can read them."""
-    finite = not _may_leave_out(spec) or _is_finite(weight)
+    finite = not _may_leave_out(spec, weight.shape) or _is_finite(weight)
     return _lay_out(weight, *_layout(spec, weight.shape, weight.strides, weight.dtype, may_view, finite), finite)
 
 
@@ -61,9 +62,10 @@ def _lay_out(weight: np.ndarray, layout: Layout, packing: Packing | None, finite
     return Weights(layout, data, start, finite)
 
 
-def _may_leave_out(spec: ConvSpec) -> bool:
+def _may_leave_out(spec: ConvSpec, weight_shape: tuple[int, ...]) -> bool:
     """Say whether taps that meet no data are left out: must be, or may be where all weights are finite."""
-    return spec.transposed or ((spec.ndim == 2 or spec.groups > 1) and spec.padding_mode == "zeros")
+    in_lines = spec.ndim == 2 or spec.groups > 1 or are_few_channels(weight_shape[1])
+    return spec.transposed or (in_lines and spec.padding_mode == "zeros")
 
 
 def _is_finite(weight: np.ndarray) -> bool:
@@ -187,7 +189,7 @@ class ReadyFunction:
         spec = geometry.spec
         self.c_out, self.plan, self.activation = geometry.c_out, plan, activation
         self.layout = _layout(spec, weight.shape, weight.strides, weight.dtype, True, True)
-        self.looks, self.threads = _may_leave_out(spec), get_num_threads()
+        self.looks, self.threads = _may_leave_out(spec, weight.shape), get_num_threads()
 
     def __call__(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
         """Compute into a new array; None where not all weights are finite, or the threads are others than then."""

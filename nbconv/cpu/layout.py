@@ -105,7 +105,8 @@ def _choose_kind(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype,
         if c_group == 1 and o_group < lanes(dtype):
             return DEPTHWISE
         # Or where a vector holds several whole groups, which a shuffle can spread.
-        small = c_group == o_group and is_small_group(c_group, dtype)
+        slides = spec.stride[-1] == spec.dilation[-1] == 1 < weight_shape[-1]
+        small = c_group == o_group and is_small_group(c_group, dtype, slides and finite)
         return grouped(c_group) if small else dense_kind(o_group, dtype)
     # Of a row of the window, the terms that lie together in x must fill vectors too.
     taps = 1 if spec.dilation[-1] > 1 else weight_shape[-1] // (spec.stride[-1] if spec.transposed else 1)

@@ -18,9 +18,11 @@ from ..runtime.microkernel import (
     DOT,
     NARROW,
     Slide,
+    group_of,
     kind_lanes,
     short_kernel,
     sliding_kernel,
+    spreading_kernel,
     tile_kernel,
 )
 from ..runtime.threads import is_one_call
@@ -33,12 +35,15 @@ from .strips import STRIP_FIELDS, Margins, Strip, cut_line
 from .tiles import (
     COPY_CYCLES,
     SHORT_RUNS,
+    are_few_channels,
     blocking,
     max_dot_rows,
     max_grouped_rows,
     max_narrow_rows,
     max_rows,
     sliding_rows,
+    spreading_rows,
+    spreading_terms,
 )
 
 __all__ = ["Plan", "make_plan"]
@@ -96,9 +101,11 @@ class _Builder:
         self.h, self.w = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
         self.phases = list(list_phases(geometry, layout, self.lanes))
         full_rows = self._full_rows()
+        self.spreads = algorithm != "im2col" and finite and self._may_spread()
         self.open, self.in_place, self.panels_only = self._choose_reading(algorithm, finite, full_rows)
-        self.slides = layout.kind == DEPTHWISE and self.in_place and bool(sliding_rows(self.w.taps))
-        self.rows = sliding_rows(self.w.taps)[0] if self.slides and self.open == T.ALL_OPEN else full_rows
+        sizes = max((self._sliding_rows(phase.w.axis) for phase in self.phases), default=())
+        self.slides = self.spreads or (layout.kind == DEPTHWISE and self.in_place and bool(sizes))
+        self.rows = sizes[0] if self.slides and self.open == T.ALL_OPEN else full_rows
         self.whole_tiles = self.dense and self.open != T.ALL_OPEN and self._rim_grows()
         self.panel_channels = self.held_columns = 1
         _, _, step_w, step_c = memory.y_steps
@@ -107,6 +114,33 @@ class _Builder:
 
     def _has_one_chunk(self) -> bool:
         return self.h.taps * self.w.taps * self.group_channels <= self.blocking.reduction
+
+    def _sliding_rows(self, w: Axis) -> tuple[int, ...]:
+        """List the rows of tiles whose window may slide along an axis."""
+        return spreading_rows(w.taps, w.stride, self.widest) if self.spreads else sliding_rows(w.taps)
+
+    def _may_spread(self) -> bool:
+        """Say whether dense tiles, or tiles of small groups, slide along rows of x, over their borders too."""
+        geometry, memory = self.geometry, self.memory
+        return (
+            (self.dense or group_of(self.layout.kind) > 0)
+            and (geometry.groups > 1 or are_few_channels(self.group_channels))
+            and isinstance(self.layout, Packed)
+            and max(self.layout.merged) == 1
+            and geometry.spec.padding_mode == "zeros"
+            and memory.x_half == T.NOT_HALF
+            and memory.x_steps[3] == 1
+            and self._has_one_chunk()
+            and bool(self.phases)
+            and all(self._spreads_all_along(phase.w.axis) for phase in self.phases)
+        )
+
+    def _spreads_all_along(self, w: Axis) -> bool:
+        """Say whether all tiles of a line can slide: they add up in an order of their own, however a line is cut."""
+        sizes = spreading_rows(w.taps, w.stride, self.widest)
+        right = (w.out - 1) * w.stride - w.lo + w.taps - w.size
+        # At either end one tile reaches over the border.
+        return bool(sizes) and w.dilation == 1 and w.out >= sizes[-1] and max(w.lo, right) <= sizes[-1] * w.stride
 
     def _full_rows(self) -> int:
         kind = self.layout.kind
@@ -125,14 +159,15 @@ class _Builder:
             # It has no padding: an infinite weight must not meet a zero that only fills a panel.
             return T.ALL_OPEN, True, False
         lines_are_short = self.w.out < full_rows * (self.w.stride if transposed else 1)
-        panels_only = algorithm == "im2col" or (algorithm == "auto" and lines_are_short and not self.depthwise)
+        slides = self.depthwise or self.spreads
+        panels_only = algorithm == "im2col" or (algorithm == "auto" and lines_are_short and not slides)
         # A half-precision row is widened in a panel; other than dense tiles read neighbouring channels.
         in_place = not panels_only and self.memory.x_half == T.NOT_HALF and self.repeat == 1
         if layout.kind != DENSE and self.memory.x_steps[3] != 1:
             in_place = False
         # Padded zeros take part in a convolution: they may be left out where all weights are finite.
         is_open = in_place and geometry.spec.padding_mode == "zeros" and finite
-        if is_open and layout.kind == DEPTHWISE and self._has_one_chunk():
+        if self.spreads or (is_open and layout.kind == DEPTHWISE and self._has_one_chunk()):
             return T.ALL_OPEN, in_place, panels_only
         return (T.LINES_OPEN if is_open and geometry.spec.ndim == 2 else T.CLOSED), in_place, panels_only
 
@@ -203,7 +238,7 @@ class _Builder:
         if layout.kind == DEPTHWISE:
             # Along a row of the kernel, tap follows tap as terms do elsewhere.
             fuse, row[T.X_TERM] = max(1, taps_w), dilation_w * step_w
-        elif not self.depthwise and self.geometry.groups == 1 and taps_h and taps_w > 1:
+        elif not self.depthwise and not self.spreads and self.geometry.groups == 1 and taps_h and taps_w > 1:
             x_fuses = not self.in_place or (step_c == 1 and step_w == c and dilation_w == 1)
             w_fuses = isinstance(layout, Packed) or self._weights_fuse(layout, phase, taps_w)
             fuse = taps_w if x_fuses and w_fuses else 1
@@ -286,6 +321,8 @@ class _Builder:
             return 1
         if length > limit:
             row[T.BLOCK] = _round_up(-(-length // -(-length // limit)), self.rows)
+            while self.spreads and 0 < length % row[T.BLOCK] < self._sliding_rows(w)[-1]:
+                row[T.BLOCK] += self.rows
             row[T.BLOCKS_PER_LINE] = -(-length // row[T.BLOCK])
             row[T.JOB_END] = lines * row[T.BLOCKS_PER_LINE]
             return row[T.BLOCK]
@@ -302,7 +339,7 @@ class _Builder:
             some = row[T.JOB_END] > 0 and not (all_open if not is_open else self.open == T.CLOSED and not self.in_place)
             length = row[T.LINE_LENGTH] if some else 0
             blocks = [(start, min(start + row[T.BLOCK], length)) for start in range(0, length, row[T.BLOCK])]
-            cuts[field] = [tuple(cut_line(*block, is_open, call, row)) for block in blocks]
+            cuts[field] = [tuple(cut_line(*block, is_open, call, row, self._sliding_rows(w))) for block in blocks]
         for strip in itertools.chain(*cuts[T.CUTS], *cuts[T.CLOSED_CUTS]):
             sizes.setdefault(strip.margins, set()).add(strip.rows)
         kernels = {margins: table.add(self._kernels(w, run, margins, sizes[margins]))[0] for margins in sizes}
@@ -360,7 +397,8 @@ class _Builder:
         scratch_rows = max(self.rows, min(self.blocking.panel // self.held_columns, max_positions))
         call[T.SCRATCH_ROWS] = scratch_rows if self.scratch else max_positions
         # Tiles that slide read x row by row, all columns of a tile before the next one.
-        call[T.BY_ROWS] = int(self.slides and any(len(phase.columns) > 1 for phase in self.phases))
+        slides = self.slides and not self.spreads
+        call[T.BY_ROWS] = int(slides and any(len(phase.columns) > 1 for phase in self.phases))
         call[T.STRIP_ROWS] = self.rows if call[T.BY_ROWS] else call[T.SCRATCH_ROWS]
         call[T.WORK_SIZE] = call[T.PANEL_SIZE] + (scratch_rows * self.held_columns if self.scratch else 0)
         # Where taps are left out of unfused rows of the kernel, a position has a strip for each of those.
@@ -382,16 +420,21 @@ class _Builder:
     def _kernels(self, w: Axis, run: int, margins: Margins | None, tile_sizes: set[int]) -> list[int]:
         """Compile the tile kernels of these numbers of rows, for all widths of columns; list their addresses."""
         kind, compute = self.layout.kind, self.memory.compute
-        slides = self.slides and run == w.taps > 1
+        slides = self.spreads or (self.slides and run == w.taps > 1)
+        step = self.group_channels if self.memory.x_steps[2] == self.group_channels else 0
         short = run in SHORT_RUNS and self._leaves_no_gaps()
         kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
         widths = {column[T.KERNEL_VECTORS] for phase in self.phases for column in phase.columns}
         for rows in tile_sizes:
-            if slides and margins is not None:
-                kernels[:, rows] = sliding_kernel(compute, Slide(w.taps, w.stride, w.dilation, *margins), rows)
+            slide = Slide(w.taps, w.stride, w.dilation, *margins) if slides and margins is not None else None
+            if slide is not None and not self.spreads:
+                kernels[:, rows] = sliding_kernel(compute, slide, rows)
                 continue
             for vectors in widths:
-                if short and vectors == 1:
+                if slide is not None:
+                    terms = spreading_terms(run)
+                    kernels[vectors, rows] = spreading_kernel(compute, kind, slide, terms, step, rows, vectors)
+                elif short and vectors == 1:
                     kernels[vectors, rows] = short_kernel(compute, kind, run, rows)
                 else:
                     kernels[vectors, rows] = tile_kernel(compute, kind, rows, vectors)

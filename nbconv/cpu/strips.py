@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..runtime.integers import larger, smaller
 from ..runtime.jit import helper
 from ..runtime.memory import copy_run
 from . import tables as T
-from .tiles import sliding_rows
 
 __all__ = [
     "FIRST", "GATHERED", "KERNELS", "LAST", "PANEL", "PART", "POSITION", "ROWS", "SEGMENT", "SEGMENT_END",
@@ -50,8 +49,13 @@ class Strip(NamedTuple):
         return [*self[:3], kernels[self.margins], *self[4:]]
 
 
-def cut_line(start: int, stop: int, is_open: bool, call: list[int], row: list[int]) -> Iterator[Strip]:
-    """Cut positions `[start, stop)` of a line of the phase `row`; one that is not `is_open` is gathered throughout."""
+def cut_line(
+    start: int, stop: int, is_open: bool, call: list[int], row: list[int], sizes: Sequence[int]
+) -> Iterator[Strip]:
+    """Cut positions `[start, stop)` of a line of the phase `row`; one that is not `is_open` is gathered throughout.
+
+    Where tiles slide, they have as many rows as one of `sizes` says.
+    """
     rows = call[T.ROWS]
     first = end = stop
     if is_open:
@@ -74,11 +78,11 @@ def cut_line(start: int, stop: int, is_open: bool, call: list[int], row: list[in
 
     def slide(low: int, high: int) -> Iterator[Strip]:
         # Tiles of one size: the last may write outputs that the one before it wrote too.
-        sizes = [size for size in sliding_rows(row[T.TAPS_W]) if size <= min(rows, high - low)]
-        if not sizes:
+        fitting = [size for size in sizes if size <= min(rows, high - low)]
+        if not fitting:
             yield from run(low, high, rows, FIRST | LAST, None)
             return
-        size = min(sizes, key=lambda size: -(-(high - low) // size) * (size + _TILE_COST))
+        size = min(fitting, key=lambda size: -(-(high - low) // size) * (size + _TILE_COST))
         count = -(-(high - low) // size)
         places = [min(low + i * size, high - size) for i in range(count)]
         alike = itertools.groupby(places, lambda place: (_margins(place, size, call, row), place == high - size))

@@ -18,6 +18,7 @@ __all__ = [
     "COPY_CYCLES",
     "SHORT_RUNS",
     "Blocking",
+    "are_few_channels",
     "blocking",
     "dense_kind",
     "full_tiles",
@@ -31,6 +32,8 @@ __all__ = [
     "max_vectors",
     "sliding_rows",
     "split_columns",
+    "spreading_rows",
+    "spreading_terms",
 ]
 
 # vectors in a tile -> rows, for 32 and for 16 vector registers. At least 8 accumulators hide the latency of the
@@ -45,7 +48,7 @@ _DOT_ROWS = {32: {1: 12, 2: 10, 3: 8, 4: 6, 5: 5, 6: 4, 7: 3, 8: 3}, 16: {1: 8, 
 _DOT_BYTES, _LEAST_DOT_ROWS = 1024, 2
 # Tiles of small groups: vectors -> rows. The rows of x stay in registers beside the sums.
 _GROUPED_ROWS = {32: {1: 12, 2: 6}, 16: {1: 5, 2: 3}}
-_GROUPS_IN_VECTOR = 4
+_GROUPS_IN_VECTOR, _GROUPS_OF_SLIDING = 4, 2
 # Depthwise tiles load one vector for each multiply-add, whatever their shape; these keep the weights in registers.
 _DEPTHWISE_ROWS = {32: {1: 14, 2: 12, 3: 8, 4: 6}, 16: {1: 8, 2: 4, 3: 3}}
 # Depthwise tiles that slide along a row: taps of the window -> rows, from the most, where registers hold one vector of
@@ -54,6 +57,14 @@ _SLIDING_ROWS = {
     32: {3: (14, 11, 9, 7, 6, 5, 4), 5: (11, 9, 7, 6, 5, 4), 32: (8, 7, 6, 5, 4)},
     16: {3: (6, 5, 4), 5: (5, 4), 32: (4,)},
 }
+# Tiles of dense columns, or small groups, that slide along a row: rows to choose from. Registers hold the sums, the
+# weights of all taps, and two numbers of x. A stride makes them reach over more columns than a set of L1 holds lines.
+_SPREADING_ROWS = 14, 11, 9, 7, 6, 5, 4
+_STRIDING_ROWS = 9
+_SPREADING_SPARE = 2
+# Channels up to which ungrouped tiles slide: with more, a run over the taps of a row of the kernel is as fast. So many
+# terms of a tap are written out.
+_FEW_CHANNELS = 4
 
 
 class Blocking(NamedTuple):
@@ -88,6 +99,23 @@ def sliding_rows(taps: int) -> tuple[int, ...]:
     """List the rows of tiles that slide a window of so many taps, falling; none for one too long to write out."""
     fitting = [rows for most, rows in _SLIDING_ROWS[host_target().registers].items() if 1 < taps <= most]
     return fitting[0] if fitting else ()
+
+
+def spreading_rows(taps: int, stride: int, vectors: int) -> tuple[int, ...]:
+    """List the rows of tiles of so many vectors that slide along a row, falling; none where that saves nothing."""
+    sums = (host_target().registers - _SPREADING_SPARE) // max(1, vectors) - taps
+    most = min(sums, _STRIDING_ROWS) if stride > 1 else sums
+    return tuple(rows for rows in _SPREADING_ROWS if rows <= most and stride < taps)
+
+
+def are_few_channels(channels: int) -> bool:
+    """Say whether an ungrouped convolution of so many channels is faster where its window slides."""
+    return channels <= _FEW_CHANNELS
+
+
+def spreading_terms(terms: int) -> int:
+    """Give the terms of a tap that such tiles write out, of so many: all, or 0 for a loop."""
+    return terms if terms <= _FEW_CHANNELS else 0
 
 
 def max_grouped_rows(vectors: int) -> int:
@@ -145,10 +173,13 @@ def dense_kind(columns: int, dtype: np.dtype) -> int:
     return NARROW if target.vector_bytes == 64 and idle and columns <= most else DENSE
 
 
-def is_small_group(channels: int, dtype: np.dtype) -> bool:
-    """Say whether a vector holds so many groups that a shuffle for each multiply-add beats lanes that lie idle."""
+def is_small_group(channels: int, dtype: np.dtype, slides: bool = False) -> bool:
+    """Say whether a vector holds so many groups that a shuffle for each multiply-add beats lanes that lie idle.
+
+    Tiles that slide by single steps shuffle less.
+    """
     lanes = host_target().vector_bytes // dtype.itemsize
-    return channels > 0 and lanes % (_GROUPS_IN_VECTOR * channels) == 0
+    return channels > 0 and lanes % ((_GROUPS_OF_SLIDING if slides else _GROUPS_IN_VECTOR) * channels) == 0
 
 
 def split_columns(vectors: int, widest: int) -> list[int]:

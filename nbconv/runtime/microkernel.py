@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from .jit import callback, emitted, pure
 from .memory import Place, element_pointer
-from .sliding_code import Slide, correlating_code, sliding_code
+from .sliding_code import Slide, correlating_code, sliding_code, spreading_code
 from .target import lanes
 from .tile_code import (
     DENSE,
@@ -42,12 +42,14 @@ __all__ = [
     "TRIMMED",
     "Slide",
     "correlating_kernel",
+    "group_of",
     "grouped",
     "kind_lanes",
     "run_tile",
     "run_tile_at",
     "short_kernel",
     "sliding_kernel",
+    "spreading_kernel",
     "tile_kernel",
 ]
 
@@ -106,29 +108,30 @@ def run_tile(
         return
     tile = _view(init, init_start, (rows, columns), (init_row, 1)).copy()
     for t in range(tap, tap_end):
-        if group_of(kind):
-            x = _view(a, a_start + a_taps[t], (rows, columns), (a_row, 1)).reshape(rows, -1, run)
-            for k in range(run):
-                tile += x[:, :, k].repeat(run, axis=1) * _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
-        elif kind & DEPTHWISE:
+        if kind & DEPTHWISE and not group_of(kind):
             for k in range(run):
                 here = _rows_inside(kernel, k, rows)
                 x = _view(a, a_start + a_taps[t] + here.start * a_row + k * a_k, (len(here), columns), (a_row, 1))
                 w = _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
                 tile[here.start : here.stop] += x * w
+            continue
+        here = _rows_inside(kernel, t - tap, rows)
+        start, inside = a_start + a_taps[t] + here.start * a_row, tile[here.start : here.stop]
+        if group_of(kind):
+            x = _view(a, start, (len(here), columns // run, run), (a_row, run, 1)).repeat(run, axis=1)
         else:
-            x = _view(a, a_start + a_taps[t], (rows, run), (a_row, a_k))
-            for k in range(run):
-                tile += x[:, k, None] * _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
+            x = _view(a, start, (len(here), 1, run), (a_row, 0, a_k))
+        for k in range(run):
+            inside += x[:, :, k] * _view(b, b_start + b_taps[t] + k * b_k, (columns,), (1,))
     _view(c, c_start, (rows, columns), (c_row, 1))[...] = tile
 
 
-def _rows_inside(kernel: int, k: int, rows: int) -> range:
-    """Give the rows of a depthwise tile that meet data at tap `k`: all, but where it slides over a margin."""
+def _rows_inside(kernel: int, tap: int, rows: int) -> range:
+    """Give the rows of a tile that meet data at a tap: all, but where it slides over a margin."""
     if not kernel >> 32:
         return range(rows)
-    meetings = _slides[(kernel >> 32) - 1].reads(rows).values()
-    inside = [m for pairs in meetings for m, tap in pairs if tap == k]
+    slide = _slides[(kernel >> 32) - 1]
+    inside = [m for pairs in slide.reads(rows).values() for m, k in pairs if k == tap % slide.taps]
     return range(min(inside), max(inside) + 1) if inside else range(0)
 
 
@@ -178,6 +181,22 @@ def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int) -> int:
     width = lanes(dtype)
     tile = sliding_code(dtype, slide, rows, width)
     return _compile(tile, f"slide_{dtype.name}_{'_'.join(map(str, slide))}_{rows}x{width}")
+
+
+@cache
+def spreading_kernel(dtype: np.dtype, kind: int, slide: Slide, terms: int, step: int, rows: int, vectors: int) -> int:
+    """Compile a kernel, dense or of small groups, that loads each number of a row once for all of its taps.
+
+    Taps are segments, those of a row of the kernel one after the other; neither operand leaves gaps. `terms`, if not 0,
+    is `run`, known now, and so is `step`: from one column of x to the next.
+    """
+    if pure():
+        _slides.append(slide)
+        return tile_kernel(dtype, kind, rows, vectors) | len(_slides) << 32
+    width = kind_lanes(kind, dtype)
+    tile = spreading_code(dtype, kind, slide, terms, step, rows, vectors, width)
+    numbers = "_".join(map(str, (kind, *slide, terms, step)))
+    return _compile(tile, f"spread_{dtype.name}_{numbers}_{rows}x{vectors}x{width}")
 
 
 @cache

@@ -1,7 +1,8 @@
-"""The LLVM IR of depthwise tiles that load each vector once, and multiply it wherever it is needed.
+"""The LLVM IR of tiles that load what they read of x once, and multiply it wherever it is needed.
 
-A plain depthwise tile loads a vector for each multiply-add. Where rows and terms lie a few steps of one length apart,
-they meet: what row m + 1 reads at one term, row m has read, or will read, at another.
+A plain depthwise tile loads a vector for each multiply-add; one of small groups shuffles one, too. Where rows and taps
+lie a few steps of one length apart, they meet: what row m + 1 reads at one tap, row m has read, or will read, at
+another.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from .tile_code import TRIMMED
+from .tile_code import TRIMMED, group_of
 from .tile_frame import Loop, Operands, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
 
-__all__ = ["Slide", "correlating_code", "sliding_code"]
+__all__ = ["Slide", "correlating_code", "sliding_code", "spreading_code"]
 
 _TERMS = 4  # of a correlation, that share their loads
 
 
 class Slide(NamedTuple):
-    """A depthwise window that slides along a row: `a_row` is `stride` times, `a_k` is `dilation` times one step."""
+    """A window that slides along a row: rows are `stride` times, taps are `dilation` times one step apart."""
 
     taps: int
     stride: int
@@ -80,6 +81,62 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, width: int) -> Any:
                         for m, value in enumerate(sums):
                             code.store(value, row_of(code, c, o.c_row, m), lanes)
             loop.close([code.at(place, width) for place in loop.values])
+
+        over_tiles(code, o, rows, tile)
+
+    return kernel_of(dtype, width, emit)
+
+
+def spreading_code(
+    dtype: np.dtype, kind: int, slide: Slide, terms: int, step: int, rows: int, vectors: int, width: int
+) -> Any:  # fmt: skip
+    """Make the intrinsic of dense tiles, or tiles of small groups, whose window slides along their rows.
+
+    Every tap is a segment; those of a row of the kernel follow each other. `terms` of a tap are written out, of 0 as
+    many as `run` says; `step` is how far columns of x lie apart, or 0: as `a_row` says. Neither operand leaves gaps. A
+    sum takes its terms tap by tap within each of them.
+    """
+    group, places = group_of(kind), list(itertools.product(range(rows), range(vectors)))
+    meetings = slide.reads(rows)
+
+    def emit(code: VectorCode, o: Operands) -> None:
+        builder = code.builder
+        a_step = I64(step) if step else builder.sdiv(o.a_row, I64(slide.stride))
+        masks = [None] * (vectors - 1) + [code.first_lanes(builder.sub(o.columns, I64((vectors - 1) * width)))]
+
+        def add_term(sums: list[Any], a: Any, b_taps: list[Any], term: int, of: range) -> None:
+            """Add what one term of all taps of a row of the kernel gives to some vectors of each sum."""
+            weights = [[code.load(code.at(b, (term * vectors + v) * width)) for v in of] for b in b_taps]
+            # One pointer walks along: as many addresses would not stay in registers.
+            here, reached = code.at(a, of.start * width if group else term), 0
+            for place, pairs in meetings.items():
+                here, reached = row_of(code, here, a_step, place - reached) if place > reached else here, place
+                if group:
+                    lanes = [i // group * group + term for i in range(width)]
+                    x = code.shuffle(code.load(here, masks[of.start]), lanes)
+                else:
+                    x = code.broadcast(here)
+                for (m, k), (i, v) in itertools.product(pairs, enumerate(of)):
+                    sums[m * vectors + v] = code.multiply_add(x, weights[k][i], sums[m * vectors + v])
+
+        def tile(a_tile: Any, c: Any, init: Any) -> None:
+            starts = [code.load(code.at(row_of(code, init, o.init_row, m), v * width), masks[v]) for m, v in places]
+            loop = Loop(code, o.taps, starts, slide.taps, tests=True)
+            a = code.at(a_tile, builder.load(code.at(o.a_taps, loop.number)))
+            b_taps = [code.at(o.b, builder.load(code.at(code.at(o.b_taps, loop.number), k))) for k in range(slide.taps)]
+            sums = list(loop.values)
+            if group or terms:
+                for term in range(group or terms):
+                    for of in [range(v, v + 1) for v in range(vectors)] if group else [range(vectors)]:
+                        add_term(sums, a, b_taps, term, of)
+            else:
+                inner = Loop(code, o.run, [a, *b_taps, *sums], tests=False)
+                a, b_here, sums = inner.values[0], inner.values[1 : 1 + slide.taps], inner.values[1 + slide.taps :]
+                add_term(sums, a, b_here, 0, range(vectors))
+                b_next = [code.at(b, vectors * width) for b in b_here]
+                sums = inner.close([code.at(a, 1), *b_next, *sums])[1 + slide.taps :]
+            for (m, v), value in zip(places, loop.close(sums), strict=True):
+                code.store(value, code.at(row_of(code, c, o.c_row, m), v * width), masks[v])
 
         over_tiles(code, o, rows, tile)
 

@@ -37,7 +37,7 @@ def grouped(channels: int) -> int:
 
 def group_of(kind: int) -> int:
     """Give the channels of a group, of a kind that `grouped` made for more than one; else 0."""
-    return kind >> _GROUP_SHIFT & 7
+    return kind >> _GROUP_SHIFT if kind & DEPTHWISE else 0
 
 
 def kind_lanes(kind: int, dtype: np.dtype) -> int:
@@ -107,7 +107,7 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int) ->
 
 
 def _dot_tiles(code: VectorCode, o: Operands, rows: int, columns: int) -> None:
-    builder, places = code.builder, list(itertools.product(range(rows), range(columns)))
+    builder, width, places = code.builder, code.width, list(itertools.product(range(rows), range(columns)))
 
     def prefetch(a: Any) -> None:
         """Few outputs, much input: as much as a tile reads is asked for in time, further on."""
@@ -132,11 +132,25 @@ def _dot_tiles(code: VectorCode, o: Operands, rows: int, columns: int) -> None:
 
     def tile(a: Any, c: Any, init: Any) -> None:
         prefetch(a)
-        sums = over_taps(code, o, a, o.b, [code.zero] * len(places), products)
-        for (m, v), value in zip(places, sums, strict=True):
-            start = builder.load(code.at(row_of(code, init, o.init_row, m), v), align=code.size)
-            total = builder.fadd(start, code.add_up(value))
-            builder.store(total, code.at(row_of(code, c, o.c_row, m), v), align=code.size)
+        totals = code.add_up(over_taps(code, o, a, o.b, [code.zero] * len(places), products))
+        # Mostly outputs lie together, and so do the sums so far, where these are not the bias.
+        begins = builder.icmp_signed("==", o.init_row, I64(0))
+        goes_on = builder.icmp_signed("==", o.init_row, I64(columns))
+        lie_together = builder.icmp_signed("==", o.c_row, I64(columns))
+        with builder.if_else(builder.and_(lie_together, builder.or_(begins, goes_on))) as (together, apart):
+            with together:
+                bias = code.collect([code.at(init, v) for v in range(columns)])
+                for first, total in zip(range(0, len(places), width), totals, strict=True):
+                    count = I64(min(width, len(places) - first))
+                    so_far = code.load(code.at(init, first), code.first_lanes(builder.select(begins, I64(0), count)))
+                    repeated = code.shuffle(bias, [(first + i) % columns for i in range(width)])
+                    start = builder.select(begins, repeated, so_far)
+                    code.store(builder.fadd(start, total), code.at(c, first), code.first_lanes(count))
+            with apart:
+                for i, (m, v) in enumerate(places):
+                    start = builder.load(code.at(row_of(code, init, o.init_row, m), v), align=code.size)
+                    total = builder.extract_element(totals[i // width], I64(i % width))
+                    builder.store(builder.fadd(start, total), code.at(row_of(code, c, o.c_row, m), v), align=code.size)
 
     over_tiles(code, o, rows, tile)
 

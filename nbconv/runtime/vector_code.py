@@ -80,18 +80,35 @@ class VectorCode:
         """Give ``a * b + c``, rounded once where the processor can."""
         return self._call(f"llvm.fmuladd.{self.name}", self.vector, a, b, c)
 
-    def shuffle(self, value: Any, lanes: list[int]) -> Any:
-        """Pick lanes of a vector, by constant numbers."""
-        return self.builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+    def collect(self, addresses: list[Any]) -> Any:
+        """Load a number into each of the first lanes."""
+        vector = ir.Constant(self.vector, ir.Undefined)
+        for lane, address in enumerate(addresses):
+            vector = self.builder.insert_element(vector, self.builder.load(address, align=self.size), I32(lane))
+        return vector
 
-    def add_up(self, value: Any) -> Any:
-        """Add all lanes: halves to halves, in a fixed order, the same on every run."""
-        length = self.width
-        while length > 1:
-            length //= 2
-            low, high = (self.shuffle(value, list(range(first, first + length))) for first in (0, length))
-            value = self.builder.fadd(low, high)
-        return self.builder.extract_element(value, I32(0))
+    def shuffle(self, value: Any, lanes: list[int], other: Any = None) -> Any:
+        """Pick lanes of a vector, or of two in a row, by constant numbers."""
+        other = value if other is None else other
+        return self.builder.shuffle_vector(value, other, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+    def add_up(self, values: list[Any]) -> list[Any]:
+        """Add all lanes of each vector; the sums are the lanes of as few vectors as hold them, zeros behind them.
+
+        Halves are added to halves, in the same order for each vector. At each step two vectors, whose sums so far share
+        lanes among them, become one.
+        """
+        share = self.width
+        while share > 1:
+            share //= 2
+            values = [*values, self.zero] if len(values) % 2 else values
+            places = [range(first, first + share) for first in range(0, 2 * self.width, share)]
+            low, high = ([lane for place in places[i::2] for lane in place] for i in (0, 1))
+            values = [
+                self.builder.fadd(self.shuffle(one, low, other), self.shuffle(one, high, other))
+                for one, other in zip(values[::2], values[1::2], strict=True)
+            ]
+        return values
 
     def phis(self, values: Any, block: Any) -> list[Any]:
         """Make a phi for each value, as it comes from `block`."""
