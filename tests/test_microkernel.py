@@ -154,7 +154,9 @@ def test_sliding_tiles(dtype: np.dtype, slide: Slide) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize(("kind", "terms"), [(DENSE, 1), (DENSE, 3), (NARROW, 8), (grouped(2), 2), (grouped(8), 8)])
+@pytest.mark.parametrize(
+    ("kind", "terms"), [(DENSE, 1), (DENSE, 3), (NARROW, 8), (grouped(2), 2), (grouped(8), 8), (DOT, 21)]
+)
 @pytest.mark.parametrize(
     "slide", [Slide(3, 1, 1), Slide(3, 2, 1), Slide(5, 1, 1, 2, 0), Slide(4, 3, 1, 0, 1), Slide(3, 1, 1, 2, 2)], ids=str
 )
@@ -163,11 +165,11 @@ def test_spreading_tiles(dtype: np.dtype, kind: int, terms: int, slide: Slide) -
     if kind == NARROW and host_target().vector_bytes < 64:
         pytest.skip("narrow tiles are for registers of 64 bytes")
     width, step = kind_lanes(kind, dtype), 90
-    if width % terms and kind not in (DENSE, NARROW):
+    if kind & DEPTHWISE and width % terms:
         pytest.skip("a vector holds whole groups")
     rng, taps, tiles = np.random.default_rng(0), 2 * slide.taps, 1 if slide.left or slide.right else 2
     for rows, vectors, last, looped in (4, 1, width, True), (7, 2, width, False), (1, 2, min(terms, width), False):
-        columns = (vectors - 1) * width + last
+        columns = vectors if kind == DOT else (vectors - 1) * width + last
         span = (rows * tiles - 1) * slide.stride + slide.taps
         a = rng.integers(-4, 5, (2 * span + 2) * step).astype(dtype)
         b = rng.integers(-4, 5, taps * terms * vectors * width).astype(dtype)

@@ -21,7 +21,7 @@ from .loops import convolve
 from .memory_layout import four_steps, half_code
 from .plan import Plan, make_plan
 from .plan_rows import Memory
-from .tiles import are_few_channels
+from .tiles import are_few_channels, are_few_outputs
 from .weights import Packing, pack, plan_packing
 
 __all__ = [
@@ -64,8 +64,9 @@ def _lay_out(weight: np.ndarray, layout: Layout, packing: Packing | None, finite
 
 def _may_leave_out(spec: ConvSpec, weight_shape: tuple[int, ...]) -> bool:
     """Say whether taps that meet no data are left out: must be, or may be where all weights are finite."""
-    in_lines = spec.ndim == 2 or spec.groups > 1 or are_few_channels(weight_shape[1])
-    return spec.transposed or (in_lines and spec.padding_mode == "zeros")
+    if spec.transposed or spec.padding_mode != "zeros":
+        return spec.transposed
+    return spec.ndim == 2 or spec.groups > 1 or are_few_channels(weight_shape[1]) or are_few_outputs(weight_shape[0])
 
 
 def _is_finite(weight: np.ndarray) -> bool:

@@ -18,7 +18,6 @@ from ..runtime.microkernel import (
     DOT,
     NARROW,
     Slide,
-    group_of,
     kind_lanes,
     short_kernel,
     sliding_kernel,
@@ -120,13 +119,16 @@ class _Builder:
         return spreading_rows(w.taps, w.stride, self.widest) if self.spreads else sliding_rows(w.taps)
 
     def _may_spread(self) -> bool:
-        """Say whether dense tiles, or tiles of small groups, slide along rows of x, over their borders too."""
-        geometry, memory = self.geometry, self.memory
+        """Say whether tiles, not depthwise ones, slide along rows of x, over their borders too."""
+        geometry, memory, layout = self.geometry, self.memory, self.layout
+        if layout.kind == DOT:
+            gains = self.group_channels >= self.lanes  # taps of a row are no longer one run
+        else:
+            gains = geometry.groups > 1 or are_few_channels(self.group_channels)
+            gains = gains and layout.kind != DEPTHWISE and max(layout.merged) == 1
         return (
-            (self.dense or group_of(self.layout.kind) > 0)
-            and (geometry.groups > 1 or are_few_channels(self.group_channels))
-            and isinstance(self.layout, Packed)
-            and max(self.layout.merged) == 1
+            gains
+            and isinstance(layout, Packed)
             and geometry.spec.padding_mode == "zeros"
             and memory.x_half == T.NOT_HALF
             and memory.x_steps[3] == 1

@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba import types
 from numpy.lib.stride_tricks import as_strided
 
+from .dot_code import dot_code, sliding_dot_code
 from .jit import callback, emitted, pure
 from .memory import Place, element_pointer
 from .sliding_code import Slide, correlating_code, sliding_code, spreading_code
@@ -101,9 +102,10 @@ def run_tile(
         to = _view(c, c_start, (rows, vectors), (c_row, 1))
         dots = _view(init, init_start, (rows, vectors), (init_row, 1)).copy()
         for t in range(tap, tap_end):
-            x = _view(a, a_start + a_taps[t], (rows, run), (a_row, 1))
+            here = _rows_inside(kernel, t - tap, rows)
+            x = _view(a, a_start + a_taps[t] + here.start * a_row, (len(here), 1, run), (a_row, 0, 1))
             w = _view(b, b_start + b_taps[t], (vectors, run), (b_k, 1))
-            dots += (x[:, None] * w).sum(axis=2)  # a matrix product would round by the number of rows
+            dots[here.start : here.stop] += (x * w).sum(axis=2)  # a matrix product would round by the number of rows
         to[...] = dots
         return
     tile = _view(init, init_start, (rows, columns), (init_row, 1)).copy()
@@ -156,7 +158,8 @@ def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
     if pure():
         return (kind << 16) | (rows << 8) | vectors
     width = kind_lanes(kind, dtype)
-    tile = tile_code(dtype, kind, rows, vectors, width)
+    is_dot = kind & DOT
+    tile = dot_code(dtype, rows, vectors, width) if is_dot else tile_code(dtype, kind, rows, vectors, width)
     return _compile(tile, f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}")
 
 
@@ -185,16 +188,19 @@ def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int) -> int:
 
 @cache
 def spreading_kernel(dtype: np.dtype, kind: int, slide: Slide, terms: int, step: int, rows: int, vectors: int) -> int:
-    """Compile a kernel, dense or of small groups, that loads each number of a row once for all of its taps.
+    """Compile a kernel, not a depthwise one, that loads each number of a row once for all of its taps.
 
     Taps are segments, those of a row of the kernel one after the other; neither operand leaves gaps. `terms`, if not 0,
-    is `run`, known now, and so is `step`: from one column of x to the next.
+    is `run`, known now, and so is `step`: from one column of x to the next. Dot products look at neither.
     """
     if pure():
         _slides.append(slide)
         return tile_kernel(dtype, kind, rows, vectors) | len(_slides) << 32
     width = kind_lanes(kind, dtype)
-    tile = spreading_code(dtype, kind, slide, terms, step, rows, vectors, width)
+    if kind & DOT:
+        tile, terms, step = sliding_dot_code(dtype, slide, rows, vectors, width), 0, 0
+    else:
+        tile = spreading_code(dtype, kind, slide, terms, step, rows, vectors, width)
     numbers = "_".join(map(str, (kind, *slide, terms, step)))
     return _compile(tile, f"spread_{dtype.name}_{numbers}_{rows}x{vectors}x{width}")
 

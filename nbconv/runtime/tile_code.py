@@ -1,7 +1,7 @@
 """The LLVM IR of the tile kernels: one tile after the other, each held in registers from its first tap to its store.
 
-What a kernel computes is said once, in `microkernel.run_tile`; here is how. Depthwise tiles that slide have a module of
-their own, `sliding_code`.
+What a kernel computes is said once, in `microkernel.run_tile`; here is how. Tiles that slide, and dot products, are
+elsewhere: `sliding_code`, `dot_code`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ DOT = 4  # few columns: vectors lie along the reduction, and each sum is added u
 TRIMMED = 2  # added to either: `b` is no padded copy but user memory, of whose last vector only valid columns are read
 NARROW = 64  # dense, on halves of registers, so that fewer lanes lie idle; a_k is 1, and b packed without gaps
 _GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in its kind
-_LINE = 64  # bytes of a cache line
-_AHEAD = 8192  # bytes: what memory delivers in the time that it takes to answer, some times over
 _ADDRESSES = 6  # of rows, that stay in registers at once
 _UNROLL = 4  # steps of a narrow tile's reduction that share the addresses of its rows
 
@@ -46,9 +44,7 @@ def kind_lanes(kind: int, dtype: np.dtype) -> int:
 
 
 def tile_code(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int) -> Any:
-    """Make the intrinsic of tiles of `rows` x `vectors`, all in registers; of dot products, `vectors` are columns."""
-    if kind & DOT:
-        return kernel_of(dtype, width, lambda code, o: _dot_tiles(code, o, rows, vectors))
+    """Make the intrinsic of tiles of `rows` x `vectors`, all in registers."""
     return kernel_of(dtype, width, lambda code, o: _tiles(code, o, kind, rows, vectors))
 
 
@@ -102,55 +98,6 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int) ->
         sums = over_taps(code, o, a, o.b, list(itertools.chain(*starts)), products)
         for (m, v), value in zip(places, sums, strict=True):
             code.store(value, code.at(row_of(code, c, o.c_row, m), v * width), masks[v])
-
-    over_tiles(code, o, rows, tile)
-
-
-def _dot_tiles(code: VectorCode, o: Operands, rows: int, columns: int) -> None:
-    builder, width, places = code.builder, code.width, list(itertools.product(range(rows), range(columns)))
-
-    def prefetch(a: Any) -> None:
-        """Few outputs, much input: as much as a tile reads is asked for in time, further on."""
-        reads = builder.sdiv(builder.mul(builder.mul(o.taps, o.run), I64(rows)), I64(code.width))
-        lines = builder.sdiv(builder.mul(o.a_row, I64(rows * code.size)), I64(_LINE))
-        lines = builder.select(builder.icmp_signed("<", lines, reads), lines, reads)
-        loop = Loop(code, lines, [], tests=True)
-        code.prefetch(code.at(code.at(a, _AHEAD // code.size), builder.mul(loop.number, I64(_LINE // code.size))))
-        loop.close([])
-
-    def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
-        loop = Loop(code, o.run, [a_tap, b_tap, *sums], code.width, tests=False)
-        a, b, *sums = loop.values
-        here = code.first_lanes(builder.sub(o.run, loop.number))
-        weights = [code.load(row_of(code, b, o.b_k, v), here) for v in range(columns)]
-        for m in range(rows):
-            factor = code.load(row_of(code, a, o.a_row, m), here)
-            for v in range(columns):
-                i = m * columns + v
-                sums[i] = code.multiply_add(factor, weights[v], sums[i])
-        return loop.close([code.at(a, code.width), code.at(b, code.width), *sums])[2:]
-
-    def tile(a: Any, c: Any, init: Any) -> None:
-        prefetch(a)
-        totals = code.add_up(over_taps(code, o, a, o.b, [code.zero] * len(places), products))
-        # Mostly outputs lie together, and so do the sums so far, where these are not the bias.
-        begins = builder.icmp_signed("==", o.init_row, I64(0))
-        goes_on = builder.icmp_signed("==", o.init_row, I64(columns))
-        lie_together = builder.icmp_signed("==", o.c_row, I64(columns))
-        with builder.if_else(builder.and_(lie_together, builder.or_(begins, goes_on))) as (together, apart):
-            with together:
-                bias = code.collect([code.at(init, v) for v in range(columns)])
-                for first, total in zip(range(0, len(places), width), totals, strict=True):
-                    count = I64(min(width, len(places) - first))
-                    so_far = code.load(code.at(init, first), code.first_lanes(builder.select(begins, I64(0), count)))
-                    repeated = code.shuffle(bias, [(first + i) % columns for i in range(width)])
-                    start = builder.select(begins, repeated, so_far)
-                    code.store(builder.fadd(start, total), code.at(c, first), code.first_lanes(count))
-            with apart:
-                for i, (m, v) in enumerate(places):
-                    start = builder.load(code.at(row_of(code, init, o.init_row, m), v), align=code.size)
-                    total = builder.extract_element(totals[i // width], I64(i % width))
-                    builder.store(builder.fadd(start, total), code.at(row_of(code, c, o.c_row, m), v), align=code.size)
 
     over_tiles(code, o, rows, tile)
 
