@@ -86,7 +86,7 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     """Name every step and what does it; of two steps with one name, one is enough."""
     from .cpu.backend import activation_address
     from .cpu.loops import exchange_rows
-    from .cpu.tiles import SHORT_RUNS, dense_kind, full_tiles, max_narrow_rows, max_rows, sliding_rows
+    from .cpu.tiles import MOST_FAR_TAPS, SHORT_RUNS, dense_kind, full_tiles, max_narrow_rows, max_rows, sliding_rows
     from .runtime.calls import addition
     from .runtime.microkernel import NARROW, Slide, kind_lanes, short_kernel, sliding_kernel, tile_kernel
 
@@ -105,10 +105,11 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
             for rows in range(1, (max_narrow_rows(1) if kind == NARROW else max_rows(1, False)) + 1):
                 yield f"{compute} run of {run}, tile {rows}x1", partial(short_kernel, compute, kind, run, rows)
     for taps, stride in _WINDOWS:
-        for rows, left, right in itertools.product(sliding_rows(taps), *[(0, taps // 2)] * 2):
+        places = (False, True) if taps * taps <= MOST_FAR_TAPS else (False,)
+        for rows, left, right, far in itertools.product(sliding_rows(taps), *[(0, taps // 2)] * 2, places):
             slide = Slide(taps, stride, 1, left, right)
-            name = f"{compute} window of {taps} by {stride}, {rows} rows, margins {left} and {right}"
-            yield name, partial(sliding_kernel, compute, slide, rows)
+            name = f"{compute} window of {taps} by {stride}, {rows} rows, margins {left} and {right}{', far' * far}"
+            yield name, partial(sliding_kernel, compute, slide, rows, far)
     for activation, parameter in ACTIVATIONS.items():
         yield f"{compute} {activation}", partial(activation_address, (activation, parameter), compute)
     for name in ("float16", "bfloat16") if dtype.itemsize == 2 else (dtype.name,):

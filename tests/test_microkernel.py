@@ -141,7 +141,7 @@ def test_sliding_tiles(dtype: np.dtype, slide: Slide) -> None:
         bias, c = rng.standard_normal(columns).astype(dtype), np.full((2, rows * tiles, columns + GAP), np.nan, dtype)
         a_taps, b_taps = np.array([3, (span + 1) * step]), np.arange(taps) * slide.taps * vectors * width
         margins = [i for i in range(span) if i < slide.left or i >= span - slide.right]
-        kernels = sliding_kernel(dtype, slide, rows), tile_kernel(dtype, DEPTHWISE, rows, vectors)
+        kernels = sliding_kernel(dtype, slide, rows, far=rows == 3), tile_kernel(dtype, DEPTHWISE, rows, vectors)
         for kernel, result, margin in zip(kernels, c, (np.nan, 0), strict=True):
             for tap, i in itertools.product(a_taps, margins):
                 a[tap + i * step :][:columns] = margin

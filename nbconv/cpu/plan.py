@@ -7,6 +7,7 @@ how work is cut into jobs.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,7 @@ from .plan_rows import LaidPhase, Memory, Table, call_row, list_phases, phase_ro
 from .strips import STRIP_FIELDS, Margins, Strip, cut_line
 from .tiles import (
     COPY_CYCLES,
+    MOST_FAR_TAPS,
     SHORT_RUNS,
     are_few_channels,
     blocking,
@@ -419,6 +421,12 @@ class _Builder:
             and all(column[T.KERNEL_VECTORS] == column[T.VECTORS] for phase in self.phases for column in phase.columns)
         )
 
+    def _is_far(self) -> bool:
+        """Say whether a depthwise convolution waits for memory: x and y lie beyond L2, and each line has few uses."""
+        inputs = self.geometry.n * self.channels * self.h.size * self.w.size
+        numbers = inputs + math.prod(self.geometry.output_shape)
+        return numbers > self.blocking.far and self.h.taps > 1 and self.h.taps * self.w.taps <= MOST_FAR_TAPS
+
     def _kernels(self, w: Axis, run: int, margins: Margins | None, tile_sizes: set[int]) -> list[int]:
         """Compile the tile kernels of these numbers of rows, for all widths of columns; list their addresses."""
         kind, compute = self.layout.kind, self.memory.compute
@@ -430,7 +438,7 @@ class _Builder:
         for rows in tile_sizes:
             slide = Slide(w.taps, w.stride, w.dilation, *margins) if slides and margins is not None else None
             if slide is not None and not self.spreads:
-                kernels[:, rows] = sliding_kernel(compute, slide, rows)
+                kernels[:, rows] = sliding_kernel(compute, slide, rows, self._is_far())
                 continue
             for vectors in widths:
                 if slide is not None:

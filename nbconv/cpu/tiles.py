@@ -16,6 +16,7 @@ from ..runtime.target import host_target
 
 __all__ = [
     "COPY_CYCLES",
+    "MOST_FAR_TAPS",
     "SHORT_RUNS",
     "Blocking",
     "are_few_channels",
@@ -77,6 +78,8 @@ class Blocking(NamedTuple):
     """Numbers of a panel of gathered rows: it shares L2 with those weights."""
     rows_span: int
     """Numbers of x that one job sweeps for every tile of columns."""
+    far: int
+    """Numbers of x and y together beyond which they are not found in L2 again."""
     max_positions: int
     """Output positions of a job: enough to use each weight often, few enough to balance threads."""
 
@@ -201,6 +204,7 @@ def blocking(dtype: np.dtype) -> Blocking:
         reduction=int(1024 * scale),
         panel=int((1 << 17) * scale),
         rows_span=int(96 * 1024 * scale),
+        far=int((1 << 19) * scale),
         max_positions=512,
     )
 
@@ -208,6 +212,10 @@ def blocking(dtype: np.dtype) -> Blocking:
 # Terms of a tap that are written out for tiles of one vector: the small groups of networks. With more vectors a loop
 # is as fast, and other lengths would be kernels without end.
 SHORT_RUNS = 8, 16
+
+# Taps of an image's window up to which a depthwise tile waits for far lines, where it does not ask for them ahead;
+# what lies along one axis the processor asks for itself.
+MOST_FAR_TAPS = 25
 
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 COPY_CYCLES = 40

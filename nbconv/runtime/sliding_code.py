@@ -41,8 +41,8 @@ class Slide(NamedTuple):
         return {step: pairs for step, pairs in sorted(meetings.items()) if self.left <= step < end}
 
 
-def sliding_code(dtype: np.dtype, slide: Slide, rows: int, width: int) -> Any:
-    """Make the intrinsic of tiles of any number of columns whose window slides along their rows.
+def sliding_code(dtype: np.dtype, slide: Slide, rows: int, far: bool, width: int) -> Any:
+    """Make the intrinsic of tiles of any number of columns whose window slides along their rows; x and c may be `far`.
 
     The vectors of a row are loaded from left to right, one column of them after the other; a sum still takes its terms
     in the same order.
@@ -60,6 +60,8 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, width: int) -> Any:
             a, c, init, b = loop.values
             is_last = builder.icmp_signed("==", loop.number, last)
             mask = builder.select(is_last, last_lanes, all_lanes)
+            if far:
+                _ask_ahead(code, o, slide, (a, a_step, 1), c, rows, 1, 1)
 
             def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
                 weights = [code.load(row_of(code, b_tap, o.b_k, k)) for k in range(slide.taps)]
@@ -120,6 +122,8 @@ def spreading_code(
                     sums[m * vectors + v] = code.multiply_add(x, weights[k][i], sums[m * vectors + v])
 
         def tile(a_tile: Any, c: Any, init: Any) -> None:
+            if not step:
+                _ask_ahead(code, o, slide, (a_tile, a_step, slide.taps), c, rows, vectors if group else 1, vectors)
             starts = [code.load(code.at(row_of(code, init, o.init_row, m), v * width), masks[v]) for m, v in places]
             loop = Loop(code, o.taps, starts, slide.taps, tests=True)
             a = code.at(a_tile, builder.load(code.at(o.a_taps, loop.number)))
@@ -141,6 +145,25 @@ def spreading_code(
         over_tiles(code, o, rows, tile)
 
     return kernel_of(dtype, width, emit)
+
+
+def _ask_ahead(
+    code: VectorCode, o: Operands, slide: Slide, x: tuple[Any, Any, int], c: Any, rows: int, reads: int, writes: int
+) -> None:  # fmt: skip
+    """Ask for the lines of `reads` vectors that the next tile of a row is the first to read, and for those of `c`.
+
+    `x` is where the tile begins, its step, and the segments of a row of the kernel: only the last row meets new lines.
+    """
+    builder, (a, a_step, segments) = code.builder, x
+    last = builder.sub(o.taps, I64(segments))
+    last = builder.select(builder.icmp_signed("<", last, I64(0)), I64(0), last)
+    here = code.at(a, builder.load(code.at(o.a_taps, last)))
+    for place in range(rows * slide.stride, 2 * rows * slide.stride):
+        here = row_of(code, here, a_step, 1 if place > rows * slide.stride else place)
+        for v in range(reads):
+            code.prefetch(code.at(here, v * code.width))
+    for m, v in itertools.product(range(rows), range(writes)):
+        code.prefetch(code.at(row_of(code, c, o.c_row, m), v * code.width))
 
 
 def correlating_code(
