@@ -64,6 +64,9 @@ _SLIDING_ROWS = {
 _SPREADING_ROWS = 14, 11, 9, 7, 6, 5, 4
 _STRIDING_ROWS = 9
 _SPREADING_SPARE = 2
+# Weights that do not fit there come from memory, for the fewest rows: so many vectors, of windows that do and do not
+# move by single steps, are worth it.
+_FAR_WEIGHTS = 36, 24
 # Channels up to which ungrouped tiles slide: with more, a run over the taps of a row of the kernel is as fast. So many
 # terms of a tap are written out.
 _FEW_CHANNELS = 4
@@ -107,8 +110,11 @@ def sliding_rows(taps: int) -> tuple[int, ...]:
 
 def spreading_rows(taps: int, stride: int, vectors: int) -> tuple[int, ...]:
     """List the rows of tiles of so many vectors that slide along a row, falling; none where that saves nothing."""
-    sums = (host_target().registers - _SPREADING_SPARE) // max(1, vectors) - taps
-    most = min(sums, _STRIDING_ROWS) if stride > 1 else sums
+    most = (host_target().registers - _SPREADING_SPARE) // max(1, vectors) - taps
+    if taps * vectors <= _FAR_WEIGHTS[stride > 1]:
+        most = max(most, _SPREADING_ROWS[-1])
+    if stride > 1:
+        most = min(most, _STRIDING_ROWS)
     return tuple(rows for rows in _SPREADING_ROWS if rows <= most and stride < taps)
 
 
