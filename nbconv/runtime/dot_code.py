@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from .sliding_code import Slide
-from .tile_frame import Loop, Operands, kernel_of, over_taps, over_tiles, row_of
+from .tile_frame import LINE, Loop, Operands, ask_for, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
 
 __all__ = ["dot_code", "sliding_dot_code"]
 
-_LINE = 64  # bytes of a cache line
 _AHEAD = 8192  # bytes: what memory delivers in the time that it takes to answer, some times over
 
 
@@ -91,11 +90,9 @@ def _prefetch(code: VectorCode, o: Operands, a: Any, rows: int) -> None:
     """Few outputs, much input: as much as a tile reads is asked for in time, further on."""
     builder = code.builder
     reads = builder.sdiv(builder.mul(builder.mul(o.taps, o.run), I64(rows)), I64(code.width))
-    lines = builder.sdiv(builder.mul(o.a_row, I64(rows * code.size)), I64(_LINE))
+    lines = builder.sdiv(builder.mul(o.a_row, I64(rows * code.size)), I64(LINE))
     lines = builder.select(builder.icmp_signed("<", lines, reads), lines, reads)
-    loop = Loop(code, lines, [], tests=True)
-    code.prefetch(code.at(code.at(a, _AHEAD // code.size), builder.mul(loop.number, I64(_LINE // code.size))))
-    loop.close([])
+    ask_for(code, code.at(a, _AHEAD // code.size), lines)
 
 
 def _finish(code: VectorCode, o: Operands, c: Any, init: Any, sums: list[Any], columns: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .target import lanes
-from .tile_frame import Loop, Operands, kernel_of, over_taps, over_tiles, row_of
+from .tile_frame import LINE, Loop, Operands, ask_for, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
 
 __all__ = [
@@ -24,6 +24,7 @@ DOT = 4  # few columns: vectors lie along the reduction, and each sum is added u
 TRIMMED = 2  # added to either: `b` is no padded copy but user memory, of whose last vector only valid columns are read
 NARROW = 64  # dense, on halves of registers, so that fewer lanes lie idle; a_k is 1, and b packed without gaps
 _GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in its kind
+_MOST = 64  # lines asked for at once: what can be on its way, some times over
 _ADDRESSES = 6  # of rows, that stay in registers at once
 _UNROLL = 4  # steps of a narrow tile's reduction that share the addresses of its rows
 
@@ -93,7 +94,19 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int) ->
         sums = step(sums, a, b)  # before the pointers move on: LLVM would compute addresses from where they go
         return loop.close([code.at(a, o.a_k), code.at(b, o.b_k), *sums])[2:]
 
+    def ask_ahead(a: Any, c: Any) -> None:
+        """Ask for the lines of the next tile's rows, and of this one's outputs: few products wait for many of them."""
+        reads_once = builder.icmp_signed("==", o.taps, I64(1))
+        with builder.if_then(reads_once):
+            next_tile = code.at(row_of(code, code.at(a, builder.load(o.a_taps)), o.a_row, rows - 1), o.run)
+            lines = builder.sdiv(builder.mul(o.a_row, I64(rows * code.size)), I64(LINE))
+            ask_for(code, next_tile, builder.select(builder.icmp_signed("<", lines, I64(_MOST)), lines, I64(_MOST)))
+            for m, v in places:
+                code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
+
     def tile(a: Any, c: Any, init: Any) -> None:
+        if not kind & DEPTHWISE and vectors > 1:  # one vector's rows leave no registers for it
+            ask_ahead(a, c)
         starts = [vectors_at(row_of(code, init, o.init_row, m), masks) for m in range(rows)]
         sums = over_taps(code, o, a, o.b, list(itertools.chain(*starts)), products)
         for (m, v), value in zip(places, sums, strict=True):

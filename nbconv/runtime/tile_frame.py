@@ -11,9 +11,10 @@ from numba.extending import intrinsic
 
 from .vector_code import I64, VectorCode
 
-__all__ = ["N_ARGS", "Loop", "Operands", "kernel_of", "over_taps", "over_tiles", "row_of"]
+__all__ = ["LINE", "N_ARGS", "Loop", "Operands", "ask_for", "kernel_of", "over_taps", "over_tiles", "row_of"]
 
 N_ARGS = 15
+LINE = 64  # bytes of a cache line
 
 
 class Operands(NamedTuple):
@@ -88,6 +89,13 @@ class Loop:
 def row_of(code: VectorCode, start: Any, step: Any, m: int) -> Any:
     """Step `m` times `step` numbers from `start`."""
     return code.at(start, code.builder.mul(step, I64(m)))
+
+
+def ask_for(code: VectorCode, start: Any, lines: Any) -> None:
+    """Write the loop that asks for so many lines of memory, from `start` on."""
+    loop = Loop(code, lines, [], tests=True)
+    code.prefetch(code.at(start, code.builder.mul(loop.number, I64(LINE // code.size))))
+    loop.close([])
 
 
 def over_tiles(code: VectorCode, o: Operands, rows: int, tile: Callable[[Any, Any, Any], None]) -> None:
