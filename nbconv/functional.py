@@ -342,7 +342,9 @@ _ready: dict[
 def _key(spec: ConvSpec, x: np.ndarray, weight: np.ndarray, bias: Any, *rest: Any) -> Any:
     """Name all that a call depends on but the numbers; None where it cannot be a key."""
     dtype = x.dtype
-    if weight.dtype is not dtype or not dtype.isnative or not _are_names(rest):
+    if weight.dtype is not dtype or not dtype.isnative:
+        return None
+    if not _holds_names(map(type, rest)) and not _are_names(rest):  # the usual case first
         return None
     if bias is not None:
         if type(bias) is not np.ndarray or bias.dtype is not dtype:
@@ -353,7 +355,7 @@ def _key(spec: ConvSpec, x: np.ndarray, weight: np.ndarray, bias: Any, *rest: An
 
 def _are_names(values: tuple[Any, ...]) -> bool:
     """Say whether values are names, names with numbers, or None."""
-    return _holds_names(map(type, values)) or all(
+    return all(
         _holds_names((type(value),)) or (type(value) is tuple and {str, int, float}.issuperset(map(type, value)))
         for value in values
     )

@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 from ..arrays import compute_dtype, flat_data, flat_steps, flat_view
 from ..geometry import ConvSpec, Geometry
 from ..runtime.calls import NOTHING, addition, elementwise
-from ..runtime.microkernel import DENSE
+from ..runtime.microkernel import DENSE, DOT
 from ..runtime.threads import get_num_threads, launch
 from ..runtime.workspace import give_back, take
 from .activations import activation_function
@@ -21,7 +21,7 @@ from .loops import convolve
 from .memory_layout import four_steps, half_code
 from .plan import Plan, make_plan
 from .plan_rows import Memory
-from .tiles import are_few_channels, are_few_outputs
+from .tiles import are_few_channels
 from .weights import Packing, pack, plan_packing
 
 __all__ = [
@@ -51,22 +51,23 @@ class Weights(NamedTuple):
 
 def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, may_view: bool) -> Weights:
     """Pack the weights, or, where `may_view`, view them in place if they lie so that tiles can read them."""
-    finite = not _may_leave_out(spec, weight.shape) or _is_finite(weight)
-    return _lay_out(weight, *_layout(spec, weight.shape, weight.strides, weight.dtype, may_view, finite), finite)
+    finite = not _may_leave_out(spec, weight.shape, weight.dtype) or _is_finite(weight)
+    layout, packing = _layout(spec, weight.shape, weight.strides, weight.dtype, may_view, finite)
+    return Weights(layout, *_lay_out(weight, packing), finite)
 
 
-def _lay_out(weight: np.ndarray, layout: Layout, packing: Packing | None, finite: bool) -> Weights:
-    data, start = flat_data(weight)
-    if packing is not None:
-        data, start = pack(packing, data, start), 0
-    return Weights(layout, data, start, finite)
+def _lay_out(weight: np.ndarray, packing: Packing | None) -> tuple[np.ndarray, int]:
+    return flat_data(weight) if packing is None else (pack(packing, weight), 0)
 
 
-def _may_leave_out(spec: ConvSpec, weight_shape: tuple[int, ...]) -> bool:
+@lru_cache(maxsize=1024)
+def _may_leave_out(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Say whether taps that meet no data are left out: must be, or may be where all weights are finite."""
     if spec.transposed or spec.padding_mode != "zeros":
         return spec.transposed
-    return spec.ndim == 2 or spec.groups > 1 or are_few_channels(weight_shape[1]) or are_few_outputs(weight_shape[0])
+    if spec.ndim == 2 or spec.groups > 1 or are_few_channels(weight_shape[1]):
+        return True
+    return packed_layout(spec, weight_shape, compute_dtype(dtype)).kind == DOT
 
 
 def _is_finite(weight: np.ndarray) -> bool:
@@ -97,7 +98,7 @@ def prepare_bias(bias: np.ndarray | None, c_out: int, dtype: np.dtype) -> np.nda
     compute = compute_dtype(dtype)
     if bias is None:
         return np.zeros(c_out, compute)
-    if bias.dtype == compute and bias.flags.c_contiguous and bias.flags.writeable:
+    if bias.dtype == compute and bias.flags.carray:
         return bias
     return np.array(bias, compute)
 
@@ -137,7 +138,8 @@ def run_plan(
     """Compute into `y` as planned for arrays of these shapes and strides."""
     if plan.jobs:
         x = x if weights.finite else _readable(x, weights)
-        _launch(plan, x, weights.data, weights.start, _repeated(bias, plan.merged), y, activation, residual)
+        operands = weights.data, weights.start, _repeated(bias, plan.merged)
+        _launch(plan, x, operands, y, flat_data(y), activation, residual)
 
 
 def _repeated(bias: np.ndarray, times: int) -> np.ndarray:
@@ -145,12 +147,13 @@ def _repeated(bias: np.ndarray, times: int) -> np.ndarray:
 
 
 def _launch(
-    plan: Plan, x: np.ndarray, w_data: np.ndarray, w_start: int, bias: np.ndarray, y: np.ndarray, activation: int,
-    residual: np.ndarray | None,
+    plan: Plan, x: np.ndarray, operands: tuple[np.ndarray, int, np.ndarray], y: np.ndarray,
+    flat_y: tuple[np.ndarray, int], activation: int, residual: np.ndarray | None,
 ) -> None:  # fmt: skip
     x_data, x_start = flat_data(x)
-    y_data, y_start = flat_data(y)
-    added, added_start, addition_address = y_data, y_start, NOTHING
+    w_data, w_start, bias = operands
+    y_data, y_start = added, added_start = flat_y
+    addition_address = NOTHING
     if residual is not None:
         # It is read at the places of y.
         same = residual if residual.strides == y.strides else _laid_as(y, residual)
@@ -179,7 +182,7 @@ class ReadyLayer:
         """Compute into a new array."""
         y = np.empty(self.shape, x.dtype)
         if self.plan.jobs:
-            _launch(self.plan, x, *self.operands, y, self.activation, None)
+            _launch(self.plan, x, self.operands, y, _flat_new(y), self.activation, None)
         return y
 
 
@@ -189,17 +192,24 @@ class ReadyFunction:
     def __init__(self, geometry: Geometry, plan: Plan, weight: np.ndarray, activation: int) -> None:
         spec = geometry.spec
         self.c_out, self.plan, self.activation = geometry.c_out, plan, activation
-        self.layout = _layout(spec, weight.shape, weight.strides, weight.dtype, True, True)
-        self.looks, self.threads = _may_leave_out(spec, weight.shape), get_num_threads()
+        _, self.packing = _layout(spec, weight.shape, weight.strides, weight.dtype, True, True)
+        self.looks, self.threads = _may_leave_out(spec, weight.shape, weight.dtype), get_num_threads()
 
     def __call__(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
         """Compute into a new array; None where not all weights are finite, or the threads are others than then."""
         if self.threads != get_num_threads() or (self.looks and not _is_finite(weight)):
             return None
-        y = np.empty(self.plan.output_shape, x.dtype)
-        weights = _lay_out(weight, *self.layout, True)
-        run_plan(self.plan, x, weights, prepare_bias(bias, self.c_out, x.dtype), y, self.activation, None)
+        plan = self.plan
+        y = np.empty(plan.output_shape, x.dtype)
+        if plan.jobs:
+            numbers = _repeated(prepare_bias(bias, self.c_out, x.dtype), plan.merged)
+            _launch(plan, x, (*_lay_out(weight, self.packing), numbers), y, _flat_new(y), self.activation, None)
         return y
+
+
+def _flat_new(y: np.ndarray) -> tuple[np.ndarray, int]:
+    """Give `flat_data` of an array that was just made, sooner."""
+    return flat_data(y) if y.itemsize == 2 else (y.ravel(), 0)
 
 
 def _laid_as(y: np.ndarray, array: np.ndarray) -> np.ndarray:

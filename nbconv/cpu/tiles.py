@@ -20,7 +20,6 @@ __all__ = [
     "SHORT_RUNS",
     "Blocking",
     "are_few_channels",
-    "are_few_outputs",
     "blocking",
     "dense_kind",
     "full_tiles",
@@ -121,11 +120,6 @@ def spreading_rows(taps: int, stride: int, vectors: int) -> tuple[int, ...]:
 def are_few_channels(channels: int) -> bool:
     """Say whether an ungrouped convolution of so many channels is faster where its window slides."""
     return channels <= _FEW_CHANNELS
-
-
-def are_few_outputs(channels: int) -> bool:
-    """Say whether so many outputs may be dot products."""
-    return channels <= max(_DOT_ROWS[host_target().registers])
 
 
 def spreading_terms(terms: int) -> int:

@@ -8,11 +8,12 @@ blocks are transposed in registers.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import compute_dtype
+from ..arrays import compute_dtype, flat_data
 from ..geometry import ConvSpec
 from ..runtime.jit import serial
 from ..runtime.microkernel import DENSE, DOT
@@ -48,6 +49,8 @@ class Packing(NamedTuple):
     size: int
     half: int
     dtype: np.dtype
+    axes: tuple[int, ...] | None
+    """Those of the weight in the order in which it is packed, where that is all."""
     padded: bool
     """Whether zeros lie between."""
     copies: list[_Copy]
@@ -55,9 +58,12 @@ class Packing(NamedTuple):
     """Arguments of `_transpose_blocks`."""
 
 
-def pack(packing: Packing, weight: np.ndarray, start: int) -> np.ndarray:
-    """Copy flat `weight`, which begins at `start`; half types are widened."""
+def pack(packing: Packing, weight: np.ndarray) -> np.ndarray:
+    """Copy a weight; half types are widened."""
+    if packing.axes is not None:
+        return weight.transpose(packing.axes).flatten()
     dtype = packing.dtype
+    weight, start = flat_data(weight)
     if packing.half == T.FLOAT16:
         weight = weight.view(np.float16).astype(dtype)
     elif packing.half == T.BFLOAT16:
@@ -118,7 +124,20 @@ def plan_packing(
                     channels = (min(together, c_group - c), term, c_step)
                     axes_here = (*axes, *tap_axes, channels)
                     copies.append(_copy(to + tap_to + c * term, source + tap_source + c * c_step, axes_here, dtype))
-    return Packing(layout.size, half, dtype, padded, copies, blocks)
+    order = _all_axes(layout, spec, shape) if half == T.NOT_HALF else None
+    return Packing(layout.size, half, dtype, order, padded, copies, blocks)
+
+
+def _all_axes(layout: Packed, spec: ConvSpec, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Give the weight's axes in their order in a layout that is a mere transposition; else None."""
+    if spec.groups > 1 or layout.taps != (tuple(range(math.prod(shape[2:]))),) or len(layout.columns[0]) != 1:
+        return None
+    c_group, o_group = channels_of(spec, shape)
+    row = len(layout.taps[0]) * c_group if layout.kind == DOT else o_group
+    if layout.merged != (1,) or layout.columns[0][0][T.WEIGHT_K] != row:
+        return None
+    kernel, c, o = range(2, len(shape)), 1 - spec.transposed, int(spec.transposed)
+    return (o, *kernel, c) if layout.kind == DOT else (*kernel, c, o)
 
 
 def _sources(spec: ConvSpec, shape: tuple[int, ...], steps: tuple[int, ...], merged: int) -> list[int]:
