@@ -83,13 +83,17 @@ def _make_addition(name: str) -> tuple[int, Any]:
     def add(sums, row, array, array_row, step, rows, columns):
         to = carray(sums, (rows * row + columns,))
         flat = carray(array, (rows * array_row + columns * step,))
+        if row == array_row == columns and step == 1:  # one long loop, not many short ones
+            rows, columns = 1, rows * columns
         for m in range(rows):
+            # Views with a unit step, indexed from zero, are what becomes vector code.
+            line, added = to[m * row : m * row + columns], flat[m * array_row :]
             if step == 1:
                 for i in range(columns):
-                    to[m * row + i] += widen(flat[m * array_row + i])
+                    line[i] += widen(added[i])
             else:
                 for i in range(columns):
-                    to[m * row + i] += widen(flat[m * array_row + i * step])
+                    line[i] += widen(added[i * step])
 
     integers = [types.intp] * 4
     signature = types.void(types.CPointer(number), types.intp, types.CPointer(stored), *integers)
@@ -125,9 +129,12 @@ def _compile(function: Callable[[Any], Any], dtype: np.dtype, name: str | None) 
 
     def tile(pointer, rows, row_step, columns):
         flat = carray(pointer, (rows * row_step + columns,))
+        if row_step == columns:
+            rows, columns = 1, rows * columns
         for m in range(rows):
-            for i in range(m * row_step, m * row_step + columns):
-                flat[i] = scalar(flat[i])
+            line = flat[m * row_step : m * row_step + columns]
+            for i in range(columns):
+                line[i] = scalar(line[i])
 
     signature = types.void(types.CPointer(number), types.intp, types.intp, types.intp)
     try:
