@@ -104,8 +104,9 @@ def _add_parts(block, block_end, worker, grad, grad_start, parts, call, blocks):
         start, size = blocks[here, G.BLOCK_OFFSET], _block_size(blocks[here])
         for part in range(1, call[G.PARTS]):
             more = start + part * call[G.TOTAL]
+            own, other = parts[start : start + size], parts[more : more + size]
             for i in range(size):
-                parts[start + i] += parts[more + i]
+                own[i] += other[i]
         store_block(grad, grad_start, parts, start, blocks[here], call)
 
 

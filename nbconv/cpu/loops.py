@@ -14,7 +14,7 @@ from ..runtime.calls import NOTHING, add_tile, address_of, call, map_tile
 from ..runtime.halves import float_to_bfloat16, float_to_float16
 from ..runtime.integers import larger, smaller
 from ..runtime.jit import helper, overload, serial
-from ..runtime.memory import place
+from ..runtime.memory import copy_run, place
 from ..runtime.microkernel import run_tile_at
 from ..runtime.twins import twins
 from . import strips as S
@@ -194,16 +194,29 @@ def store_numbers(y, at, step, sums, start, count, half):
 
 @overload(store_numbers)
 def _store_numbers(y, at, step, sums, start, count, half):
+    # Views with a unit step, indexed from zero, are what becomes vector code.
     def store_words(y, at, step, sums, start, count, half):
-        if half == T.FLOAT16:
+        numbers = sums[start : start + count]
+        if step == 1:
+            words = y[at : at + count]
+            if half == T.FLOAT16:
+                for i in range(count):
+                    words[i] = float_to_float16(numbers[i])
+            else:
+                for i in range(count):
+                    words[i] = float_to_bfloat16(numbers[i])
+        elif half == T.FLOAT16:
             for i in range(count):
-                y[at + i * step] = float_to_float16(sums[start + i])
+                y[at + i * step] = float_to_float16(numbers[i])
         else:
             for i in range(count):
-                y[at + i * step] = float_to_bfloat16(sums[start + i])
+                y[at + i * step] = float_to_bfloat16(numbers[i])
 
     def store_floats(y, at, step, sums, start, count, half):
-        for i in range(count):
-            y[at + i * step] = sums[start + i]
+        if step == 1:
+            copy_run(y, at, sums, start, count)
+        else:
+            for i in range(count):
+                y[at + i * step] = sums[start + i]
 
     return store_words if y.dtype.bitwidth == 16 else store_floats
