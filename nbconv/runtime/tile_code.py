@@ -96,13 +96,14 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int) ->
 
     def ask_ahead(a: Any, c: Any) -> None:
         """Ask for the lines of the next tile's rows, and of this one's outputs: few products wait for many of them."""
-        reads_once = builder.icmp_signed("==", o.taps, I64(1))
-        with builder.if_then(reads_once):
-            next_tile = code.at(row_of(code, code.at(a, builder.load(o.a_taps)), o.a_row, rows - 1), o.run)
-            lines = builder.sdiv(builder.mul(o.a_row, I64(rows * code.size)), I64(LINE))
-            ask_for(code, next_tile, builder.select(builder.icmp_signed("<", lines, I64(_MOST)), lines, I64(_MOST)))
-            for m, v in places:
-                code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
+        last = builder.sub(o.taps, I64(1))
+        last = builder.select(builder.icmp_signed("<", last, I64(0)), I64(0), last)
+        last_tap = code.at(a, builder.load(code.at(o.a_taps, last)))
+        lines = builder.sdiv(builder.mul(o.a_row, I64(rows * code.size)), I64(LINE))
+        lines = builder.select(builder.icmp_signed("<", lines, I64(_MOST)), lines, I64(_MOST))
+        ask_for(code, code.at(row_of(code, last_tap, o.a_row, rows - 1), o.run), lines)
+        for m, v in places:
+            code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
 
     def tile(a: Any, c: Any, init: Any) -> None:
         if not kind & DEPTHWISE and vectors > 1:  # one vector's rows leave no registers for it
