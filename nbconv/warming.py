@@ -31,6 +31,8 @@ def warmup(
 ) -> dict[str, Any]:
     """Compile what convolutions need, or load it from the cache on disk, and leave it there for other processes.
 
+    Kernels for the windows of layers of few channels, few outputs or small groups are compiled at their first call.
+
     Parameters
     ----------
     dtypes : sequence of dtype
