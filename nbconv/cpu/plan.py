@@ -34,6 +34,7 @@ from .plan_rows import LaidPhase, Memory, Table, call_row, list_phases, phase_ro
 from .strips import STRIP_FIELDS, Margins, Strip, cut_line
 from .tiles import (
     COPY_CYCLES,
+    LARGE_WINDOW,
     MOST_FAR_TAPS,
     SHORT_RUNS,
     are_few_channels,
@@ -400,9 +401,10 @@ class _Builder:
         call[T.PANEL_SIZE] = panel_rows * panel_terms if self.open != T.ALL_OPEN else 0
         scratch_rows = max(self.rows, min(self.blocking.panel // self.held_columns, max_positions))
         call[T.SCRATCH_ROWS] = scratch_rows if self.scratch else max_positions
-        # Tiles that slide read x row by row, all columns of a tile before the next one.
-        slides = self.slides and not self.spreads
-        call[T.BY_ROWS] = int(slides and any(len(phase.columns) > 1 for phase in self.phases))
+        # Depthwise tiles that slide read x row by row, all columns of a tile before the next one: they wait for memory,
+        # which comes sooner in order, unless their window is large.
+        waits = self.slides and not self.spreads and self.h.taps * self.w.taps < LARGE_WINDOW
+        call[T.BY_ROWS] = int(waits and any(len(phase.columns) > 1 for phase in self.phases))
         call[T.STRIP_ROWS] = self.rows if call[T.BY_ROWS] else call[T.SCRATCH_ROWS]
         call[T.WORK_SIZE] = call[T.PANEL_SIZE] + (scratch_rows * self.held_columns if self.scratch else 0)
         # Where taps are left out of unfused rows of the kernel, a position has a strip for each of those.

@@ -16,6 +16,7 @@ from ..runtime.target import host_target
 
 __all__ = [
     "COPY_CYCLES",
+    "LARGE_WINDOW",
     "MOST_FAR_TAPS",
     "SHORT_RUNS",
     "Blocking",
@@ -216,6 +217,10 @@ SHORT_RUNS = 8, 16
 # Taps of an image's window up to which a depthwise tile waits for far lines, where it does not ask for them ahead;
 # what lies along one axis the processor asks for itself.
 MOST_FAR_TAPS = 25
+
+# Taps from which on a depthwise tile has so many products that x is better read column by column of a block, as then
+# its few rows stay in L1.
+LARGE_WINDOW = 49
 
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 COPY_CYCLES = 40
