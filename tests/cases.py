@@ -87,6 +87,16 @@ def _cases(op: str, tags: str, *rows: tuple[Any, ...]) -> list[Case]:
 
 
 _CONV1D = [
+    *_cases(  # groups: blocks of the weight's gradient that span some of them; windows that slide, however lines are cut
+        "conv1d",
+        "",
+        ((2, 32, 32), (32, 8, 1), {"groups": 4, "stride": 3, "padding": ((2, 1),)}, "smoke"),
+        ((1, 163, 64), (64, 8, 3), {"groups": 8, "padding": 1}),
+        ((2, 97, 16), (16, 2, 5), {"groups": 8, "stride": 3, "padding": ((1, 3),)}),
+        ((1, 132, 96), (123, 32, 4), {"groups": 3, "stride": 2, "padding": ((0, 6),)}),
+        ((2, 203, 3), (70, 3, 7), {"padding": 3}),
+        ((1, 150, 40), (3, 40, 5), {"padding": 2}, "smoke"),
+    ),
     *_cases(
         "conv1d",
         "",
@@ -179,6 +189,14 @@ _CONV1D = [
 ]
 
 _CONV2D = [
+    *_cases(  # the same
+        "conv2d",
+        "",
+        ((1, 16, 7, 8), (8, 4, 1, 1), {"groups": 2, "stride": (2, 1), "padding": ((1, 1), (0, 0))}),
+        ((1, 14, 14, 64), (64, 16, 3, 3), {"groups": 4, "padding": 1}, "smoke"),
+        ((1, 33, 37, 3), (16, 3, 3, 3), {"stride": 2, "padding": 1}, "smoke"),
+        ((2, 9, 28, 64), (64, 16, 4, 6), {"groups": 4, "stride": (2, 3), "padding": ((3, 5), (0, 5))}),
+    ),
     *_cases(
         "conv2d",
         "",
@@ -261,6 +279,13 @@ _CONV2D = [
 ]
 
 _CONV_TRANSPOSE1D = [
+    *_cases(  # as for conv1d
+        "conv_transpose1d",
+        "",
+        ((1, 163, 16), (16, 4, 1), {"groups": 4, "padding": ((3, 3),)}),
+        ((2, 61, 16), (16, 8, 1), {"groups": 2, "stride": 3, "padding": ((1, 2),)}, "smoke"),
+        ((1, 120, 64), (64, 8, 3), {"groups": 8, "padding": 1}),
+    ),
     *_cases(
         "conv_transpose1d",
         "",
@@ -333,6 +358,11 @@ _CONV_TRANSPOSE1D = [
 ]
 
 _CONV_TRANSPOSE2D = [
+    *_cases(  # the same
+        "conv_transpose2d",
+        "",
+        ((1, 14, 15, 32), (32, 8, 3, 3), {"groups": 4, "padding": 1}),
+    ),
     *_cases(
         "conv_transpose2d",
         "",

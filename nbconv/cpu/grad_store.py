@@ -98,7 +98,8 @@ def _store_by_number(grad, grad_start, sums, at, block, call):
     values = np.empty(n_wide, sums.dtype)
     for i in range(n):
         own = (block[G.BLOCK_CHANNEL] + i) // call[G.GROUP_NARROW] * call[G.GROUP_WIDE]
-        begin, end = max(block[G.BLOCK_WIDE], own), min(block[G.BLOCK_WIDE_END], own + call[G.GROUP_WIDE])
+        begin = max(block[G.BLOCK_WIDE], own)
+        end = max(begin, min(block[G.BLOCK_WIDE_END], own + call[G.GROUP_WIDE]))  # a block may hold none of the group
         for row in range(block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW]):
             for tap in range(n_taps):
                 source = at + ((row * n_taps + tap) * n_wide) * n + i
