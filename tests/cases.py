@@ -87,7 +87,7 @@ def _cases(op: str, tags: str, *rows: tuple[Any, ...]) -> list[Case]:
 
 
 _CONV1D = [
-    *_cases(  # groups: blocks of the weight's gradient that span some of them; windows that slide, however lines are cut
+    *_cases(  # blocks of the weight's gradient that span some groups; windows that slide, however lines are cut
         "conv1d",
         "",
         ((2, 32, 32), (32, 8, 1), {"groups": 4, "stride": 3, "padding": ((2, 1),)}, "smoke"),

@@ -325,13 +325,21 @@ class _Builder:
         if lines * length == 0:
             return 1
         if length > limit:
-            row[T.BLOCK] = _round_up(-(-length // -(-length // limit)), self.rows)
-            while self.spreads and 0 < length % row[T.BLOCK] < self._sliding_rows(w)[-1]:
-                row[T.BLOCK] += self.rows
+            count = -(-length // limit)
+            if self.workers > 1 and not self.spreads:
+                # As many positions for each worker; tiles of a row fewer cost less than waiting for the last.
+                row[T.BLOCK] = -(-length // (count if lines % self.workers == 0 else _round_up(count, self.workers)))
+            else:
+                row[T.BLOCK] = _round_up(-(-length // count), self.rows)
+                while self.spreads and 0 < length % row[T.BLOCK] < self._sliding_rows(w)[-1]:
+                    row[T.BLOCK] += self.rows
             row[T.BLOCKS_PER_LINE] = -(-length // row[T.BLOCK])
             row[T.JOB_END] = lines * row[T.BLOCKS_PER_LINE]
             return row[T.BLOCK]
-        row[T.BLOCK], row[T.LINES_PER_BLOCK] = length, max(1, limit // length)
+        each = max(1, limit // length)
+        if self.workers > 1:  # as few lines as the busiest worker can have, in blocks as large as can be
+            each = min(range(each, each // 2, -1), key=lambda each: -(-lines // (each * self.workers)) * each)
+        row[T.BLOCK], row[T.LINES_PER_BLOCK] = length, each
         row[T.JOB_END] = -(-lines // row[T.LINES_PER_BLOCK])
         return row[T.LINES_PER_BLOCK] * length
 
