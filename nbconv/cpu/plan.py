@@ -27,6 +27,7 @@ from ..runtime.microkernel import (
 )
 from ..runtime.threads import is_one_call
 from . import tables as T
+from .chunks import cut_reduction, even_cuts
 from .layout import InPlace, Layout, Packed
 from .loops import exchange_rows
 from .panels import padded_row
@@ -70,11 +71,6 @@ class Plan:
     output_shape: tuple[int, ...]
     merged: int
     """Copies of the bias that the widest phase needs side by side."""
-
-
-def _even_cuts(length: int, pieces: int) -> list[tuple[int, int]]:
-    """Cut `range(length)` into nearly equal parts, as the loops do."""
-    return [(length * i // pieces, length * (i + 1) // pieces) for i in range(pieces)]
 
 
 def _round_up(number: int, step: int) -> int:
@@ -204,9 +200,18 @@ class _Builder:
             row[T.JOB_END] = jobs
             row[T.SEGMENT] = len(x_segments)
             self._segments(row, phase, x_segments, w_segments)
-            chunks: list[list[int]] = []
             taps = phase.h.axis.taps * phase.w.axis.taps if self.geometry.c_in else 0
-            panel_terms = max(panel_terms, self._chunks(taps, row[T.SEGMENT_TAPS], chunks))
+            # All rows of a tile, with the channels of all of a job's groups, must fit in the panel.
+            fitting = taps if self.open == T.ALL_OPEN else self.blocking.panel // (self.panel_channels * self.rows)
+            chunks, panel_taps, panel_channels = cut_reduction(
+                taps,
+                row[T.SEGMENT_TAPS],
+                self.group_channels,
+                self.geometry.groups == 1,
+                self.blocking.reduction,
+                fitting,
+            )
+            panel_terms = max(panel_terms, panel_taps * (panel_channels or self.panel_channels))
             row[T.CHUNK], row[T.CHUNK_END] = table.add(*chunks)
             row[T.COLUMN], row[T.COLUMN_END] = table.add(*phase.columns)
             runs.append({chunk[T.CHUNK_RUN] for chunk in chunks})
@@ -268,44 +273,6 @@ class _Builder:
         taps, offsets = layout.taps[phase.number], layout.tap_offsets
         steps = {offsets[taps[w + 1]] - offsets[taps[w]] for w in range(taps_w - 1)}
         return steps == {self.group_channels * k_step}
-
-    def _chunks(self, taps: int, fuse: int, chunks: list[list[int]]) -> int:
-        """Cut the reduction into chunks of at most `blocking.reduction` terms; give the longest panel row."""
-        c, limit = self.group_channels, self.blocking.reduction
-
-        def add(tap: int, tap_end: int, low: int, high: int) -> None:
-            """Add a chunk of whole segments, or of a part of one."""
-            segment, inner = divmod(tap, fuse)
-            segments = max(1, (tap_end - tap) // fuse)
-            run = (tap_end - tap) // segments * (high - low)
-            chunks.append([segment, segment + segments, run, inner * c + low, tap, tap_end, low, high])
-
-        if taps == 0:
-            chunks.append([0] * T.CHUNK_FIELDS)
-            return 1
-        if self.geometry.groups == 1 and c > limit:
-            pieces = -(-c // limit)
-            for tap in range(taps):
-                for low, high in _even_cuts(c, pieces):
-                    add(tap, tap + 1, low, high)
-            return -(-c // pieces)
-        most = max(1, limit // c)
-        if self.open != T.ALL_OPEN:
-            # All rows of a tile, with the channels of all of a job's groups, must fit in the panel.
-            most = max(1, min(most, self.blocking.panel // (self.panel_channels * self.rows)))
-        if most >= taps:
-            add(0, taps, 0, c)
-            return taps * self.panel_channels
-        if fuse > most:
-            cuts = [
-                (s + low, s + high) for s in range(0, taps, fuse) for low, high in _even_cuts(fuse, -(-fuse // most))
-            ]
-        else:
-            segments = taps // fuse
-            cuts = [(low * fuse, high * fuse) for low, high in _even_cuts(segments, -(-segments // (most // fuse)))]
-        for tap, tap_end in cuts:
-            add(tap, tap_end, 0, c)
-        return max(tap_end - tap for tap, tap_end in cuts) * self.panel_channels
 
     def _cut_blocks(self, row: list[int], phase: LaidPhase) -> int:
         """Cut a phase's positions into lines and blocks; give the most positions in one."""
@@ -376,7 +343,7 @@ class _Builder:
             blocks = max(blocks, -(-terms // self.blocking.panel))
         blocks = max(1, min(blocks, most))
         for columns in {phase.columns for phase in self.phases}:
-            for low, high in _even_cuts(len(columns), blocks):
+            for low, high in even_cuts(len(columns), blocks):
                 if low < high:
                     first, last = columns[low], columns[high - 1]
                     self.panel_channels = max(self.panel_channels, last[T.CHANNEL_END] - first[T.CHANNEL])
