@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .sliding_code import Slide
-from .tile_frame import LINE, Loop, Operands, ask_for, kernel_of, over_taps, over_tiles, row_of
+from .tile_frame import LINE, Loop, Operands, Rows, ask_for, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
 
 __all__ = ["dot_code", "sliding_dot_code"]
@@ -21,15 +21,17 @@ def dot_code(dtype: np.dtype, rows: int, columns: int, width: int) -> Any:
     """Make the intrinsic of tiles of `rows` x `columns` dot products."""
 
     def emit(code: VectorCode, o: Operands) -> None:
+        x_rows, w_rows = Rows(code, o.a_row, rows), Rows(code, o.b_k, columns)
+
         def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
-            def add(sums: list[Any], a: Any, b_taps: list[Any], here: Any) -> None:
-                weights = [code.load(row_of(code, b_taps[0], o.b_k, v), here) for v in range(columns)]
+            def add(sums: list[Any], x: Sequence[Any], w: Sequence[Any], lanes: Any) -> None:
+                weights = [code.load(w_rows.at(w, v), lanes) for v in range(columns)]
                 for m in range(rows):
-                    factor = code.load(row_of(code, a, o.a_row, m), here)
+                    factor = code.load(x_rows.at(x, m), lanes)
                     for v in range(columns):
                         sums[m * columns + v] = code.multiply_add(factor, weights[v], sums[m * columns + v])
 
-            return _over_run(code, o, a_tap, [b_tap], sums, add)
+            return _over_run(code, o, (x_rows, [a_tap]), (w_rows, [b_tap]), sums, add)
 
         def tile(a: Any, c: Any, init: Any) -> None:
             _prefetch(code, o, a, rows)
@@ -50,14 +52,13 @@ def sliding_dot_code(dtype: np.dtype, slide: Slide, rows: int, columns: int, wid
 
     def emit(code: VectorCode, o: Operands) -> None:
         builder = code.builder
-        a_step = builder.sdiv(o.a_row, I64(slide.stride))
+        x_rows = Rows(code, builder.sdiv(o.a_row, I64(slide.stride)), max(meetings, default=0) + 1)
+        w_rows = Rows(code, o.b_k, columns, slide.taps)
 
-        def add(sums: list[Any], a: Any, b_taps: list[Any], here: Any) -> None:
-            weights = [[code.load(row_of(code, b, o.b_k, v), here) for v in range(columns)] for b in b_taps]
-            reached = 0
+        def add(sums: list[Any], x: Sequence[Any], w: Sequence[Any], lanes: Any) -> None:
+            weights = [[code.load(w_rows.at(w, v, k), lanes) for v in range(columns)] for k in range(slide.taps)]
             for place, pairs in meetings.items():
-                a, reached = row_of(code, a, a_step, place - reached) if place > reached else a, place
-                factor = code.load(a, here)
+                factor = code.load(x_rows.at(x, place), lanes)
                 for (m, k), v in itertools.product(pairs, range(columns)):
                     sums[m * columns + v] = code.multiply_add(factor, weights[k][v], sums[m * columns + v])
 
@@ -67,7 +68,7 @@ def sliding_dot_code(dtype: np.dtype, slide: Slide, rows: int, columns: int, wid
             a_tap = code.at(a, builder.load(code.at(o.a_taps, loop.number)))
             tables = [code.at(code.at(o.b_taps, loop.number), k) for k in range(slide.taps)]
             b_taps = [code.at(o.b, builder.load(table)) for table in tables]
-            sums = loop.close(_over_run(code, o, a_tap, b_taps, loop.values, add))
+            sums = loop.close(_over_run(code, o, (x_rows, [a_tap]), (w_rows, b_taps), loop.values, add))
             _finish(code, o, c, init, sums, columns)
 
         over_tiles(code, o, rows, tile)
@@ -76,14 +77,19 @@ def sliding_dot_code(dtype: np.dtype, slide: Slide, rows: int, columns: int, wid
 
 
 def _over_run(
-    code: VectorCode, o: Operands, a_tap: Any, b_taps: list[Any], sums: list[Any],
-    add: Callable[[list[Any], Any, list[Any], Any], None],
+    code: VectorCode, o: Operands, x: tuple[Rows, list[Any]], w: tuple[Rows, list[Any]], sums: list[Any],
+    add: Callable[[list[Any], Sequence[Any], Sequence[Any], Any], None],
 ) -> list[Any]:  # fmt: skip
-    """Write the loop over a run, a vector at a time: `add` is given the sums, a, b at each tap, and the valid lanes."""
-    loop = Loop(code, o.run, [a_tap, *b_taps, *sums], code.width, tests=False)
-    a, b_here, sums = loop.values[0], loop.values[1 : 1 + len(b_taps)], loop.values[1 + len(b_taps) :]
-    add(sums, a, b_here, code.first_lanes(code.builder.sub(o.run, loop.number)))
-    return loop.close([*(code.at(place, code.width) for place in (a, *b_here)), *sums])[1 + len(b_taps) :]
+    """Write the loop over a run, a vector at a time: `add` is given the sums, both operands' rows, the valid lanes."""
+    (x_rows, x_starts), (w_rows, w_starts) = x, w
+    cut = x_rows.size, x_rows.size + w_rows.size
+    carried = [*x_rows.begin(*x_starts), *w_rows.begin(*w_starts), *sums]
+    loop = Loop(code, o.run, carried, code.width, tests=False)
+    x_here, w_here, sums = loop.values[: cut[0]], loop.values[cut[0] : cut[1]], loop.values[cut[1] :]
+    x_here, w_here = x_rows.hide(x_here), w_rows.hide(w_here)
+    add(sums, x_here, w_here, code.first_lanes(code.builder.sub(o.run, loop.number)))
+    step = I64(code.width)
+    return loop.close([*x_rows.move(x_here, step), *w_rows.move(w_here, step), *sums])[cut[1] :]
 
 
 def _prefetch(code: VectorCode, o: Operands, a: Any, rows: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .target import lanes
-from .tile_frame import LINE, Loop, Operands, ask_for, kernel_of, over_taps, over_tiles, row_of
+from .tile_frame import LINE, Loop, Operands, Rows, ask_for, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
 
 __all__ = [
@@ -25,7 +25,6 @@ TRIMMED = 2  # added to either: `b` is no padded copy but user memory, of whose 
 NARROW = 64  # dense, on halves of registers, so that fewer lanes lie idle; a_k is 1, and b packed without gaps
 _GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in its kind
 _MOST = 64  # lines asked for at once: what can be on its way, some times over
-_ADDRESSES = 6  # of rows, that stay in registers at once
 _UNROLL = 4  # steps of a narrow tile's reduction that share the addresses of its rows
 
 
@@ -59,11 +58,13 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int) ->
     def vectors_at(start: Any, masks: list[Any]) -> list[Any]:
         return [code.load(code.at(start, v * width), masks[v]) for v in range(vectors)]
 
-    def step(sums: list[Any], a: Any, b: Any) -> list[Any]:
-        """Add what one step along the reduction gives."""
+    x_rows = Rows(code, o.a_row, rows)
+
+    def step(sums: list[Any], x_here: list[Any], k: int, b: Any) -> list[Any]:
+        """Add what one step along the reduction gives, `k` numbers further in x."""
         sums = list(sums)
         if group:
-            x = [vectors_at(row_of(code, a, o.a_row, m), masks) for m in range(rows)]
+            x = [vectors_at(x_rows.at(x_here, m), masks) for m in range(rows)]
             for c_in in range(group):
                 of_group = [i // group * group + c_in for i in range(width)]
                 weights = vectors_at(row_of(code, b, o.b_k, c_in), [None] * vectors)
@@ -72,7 +73,7 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int) ->
             return sums
         weights = vectors_at(b, trims)
         for m in range(rows):
-            row = row_of(code, a, o.a_row, m)
+            row = code.at(x_rows.at(x_here, m), k)
             factors = vectors_at(row, masks) if kind & DEPTHWISE else [code.broadcast(row)] * vectors
             for v in range(vectors):
                 i = m * vectors + v
@@ -80,19 +81,23 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int) ->
         return sums
 
     def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
-        state, count = [a_tap, b_tap, *sums], o.run
+        state, count, terms = [*x_rows.begin(a_tap), b_tap, *sums], o.run, group or 1
+
+        def rounds(count: Any, unroll: int, state: list[Any]) -> list[Any]:
+            loop = Loop(code, count, state, unroll * terms, tests=kind == NARROW)
+            x_here, (b, *sums) = x_rows.hide(loop.values[: x_rows.size]), loop.values[x_rows.size :]
+            for i in range(unroll):
+                sums = step(sums, x_here, i, code.at(b, i * vectors * width))
+            if unroll > 1:  # a_k is 1, and b leaves no gaps
+                a_step, b_step = I64(unroll), I64(unroll * vectors * width)
+            else:
+                a_step, b_step = o.a_k, o.b_k
+            return loop.close([*x_rows.move(x_here, a_step), code.at(b, b_step), *sums])
+
         if kind == NARROW:
             whole = builder.and_(o.run, I64(-_UNROLL))
-            wide = Loop(code, whole, state, _UNROLL, tests=True)
-            a, b, *sums = wide.values
-            for i in range(_UNROLL):
-                sums = step(sums, code.at(a, i), code.at(b, i * vectors * width))
-            state = wide.close([code.at(a, _UNROLL), code.at(b, _UNROLL * vectors * width), *sums])
-            count = builder.sub(o.run, whole)
-        loop = Loop(code, count, state, group or 1, tests=kind == NARROW)
-        a, b, *sums = loop.values
-        sums = step(sums, a, b)  # before the pointers move on: LLVM would compute addresses from where they go
-        return loop.close([code.at(a, o.a_k), code.at(b, o.b_k), *sums])[2:]
+            state, count = rounds(whole, _UNROLL, state), builder.sub(o.run, whole)
+        return rounds(count, 1, state)[x_rows.size + 1 :]
 
     def ask_ahead(a: Any, c: Any) -> None:
         """Ask for the lines of the next tile's rows, and of this one's outputs: few products wait for many of them."""
@@ -123,14 +128,13 @@ def short_code(dtype: np.dtype, terms: int, rows: int, width: int) -> Any:
     """
 
     def emit(code: VectorCode, o: Operands) -> None:
-        mask = code.first_lanes(o.columns)
+        mask, x_rows = code.first_lanes(o.columns), Rows(code, o.a_row, rows)
 
         def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
             weights = [code.load(code.at(b_tap, k * width)) for k in range(terms)]
-            for low in range(0, rows, _ADDRESSES):
-                starts = [(m, row_of(code, a_tap, o.a_row, m)) for m in range(low, min(low + _ADDRESSES, rows))]
-                for k, (m, start) in itertools.product(range(terms), starts):
-                    sums[m] = code.multiply_add(code.broadcast(code.at(start, k)), weights[k], sums[m])
+            x = x_rows.hide(x_rows.begin(a_tap))
+            for k, m in itertools.product(range(terms), range(rows)):
+                sums[m] = code.multiply_add(code.broadcast(code.at(x_rows.at(x, m), k)), weights[k], sums[m])
             return sums
 
         def tile(a: Any, c: Any, init: Any) -> None:

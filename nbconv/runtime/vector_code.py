@@ -10,7 +10,7 @@ from numba.core import cgutils
 
 __all__ = ["I32", "I64", "VectorCode"]
 
-I32, I64 = ir.IntType(32), ir.IntType(64)
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
 class VectorCode:
@@ -35,6 +35,11 @@ class VectorCode:
     def at(self, start: Any, index: Any) -> Any:
         """Step `index` numbers from `start`: an int or a value."""
         return self.builder.gep(start, [I64(index) if isinstance(index, int) else index])
+
+    def at_byte(self, start: Any, index: Any) -> Any:
+        """Step `index` bytes from `start`."""
+        place = self.builder.gep(self.builder.bitcast(start, I8.as_pointer()), [index])
+        return self.builder.bitcast(place, start.type)
 
     def splat(self, value: Any, lane_type: Any) -> Any:
         """Spread a value over all lanes."""
@@ -69,7 +74,7 @@ class VectorCode:
 
     def prefetch(self, address: Any) -> None:
         """Ask for the line of an address, which need not be valid: into L2, which waits for more lines than L1."""
-        place = self.builder.bitcast(address, ir.IntType(8).as_pointer())
+        place = self.builder.bitcast(address, I8.as_pointer())
         self._call("llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(2), I32(1))
 
     def broadcast(self, address: Any) -> Any:
@@ -109,6 +114,11 @@ class VectorCode:
                 for one, other in zip(values[::2], values[1::2], strict=True)
             ]
         return values
+
+    def hidden(self, value: Any) -> Any:
+        """Give an integer or a pointer unchanged, as one of which LLVM knows nothing: an empty piece of assembly."""
+        kind = ir.FunctionType(value.type, [value.type])
+        return self.builder.call(ir.InlineAsm(kind, "", "=r,0"), [value])
 
     def phis(self, values: Any, block: Any) -> list[Any]:
         """Make a phi for each value, as it comes from `block`."""
