@@ -40,7 +40,7 @@ __all__ = [
 
 # vectors in a tile -> rows, for 32 and for 16 vector registers. At least 8 accumulators hide the latency of the
 # multiply-add on two units; more rows mean fewer loads of weights for each of them.
-_DENSE_ROWS = {32: {1: 14, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
+_DENSE_ROWS = {32: {1: 24, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
 # On halves of registers two multiply-adds start a cycle: rows as far as their addresses stay in registers.
 _NARROW_ROWS = {1: 9, 2: 12, 3: 9, 4: 6}
 # Dot tiles: columns -> rows. Each vector along the reduction is loaded once for all columns of its row.

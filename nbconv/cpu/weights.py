@@ -19,6 +19,7 @@ from ..runtime.jit import serial
 from ..runtime.microkernel import DENSE, DOT
 from ..runtime.target import lanes
 from ..runtime.transpose import transpose_block
+from ..runtime.workspace import aligned_empty
 from . import tables as T
 from .layout import Packed, channels_of
 from .memory_layout import half_code
@@ -61,14 +62,19 @@ class Packing(NamedTuple):
 def pack(packing: Packing, weight: np.ndarray) -> np.ndarray:
     """Copy a weight; half types are widened."""
     if packing.axes is not None:
-        return weight.transpose(packing.axes).flatten()
+        turned = weight.transpose(packing.axes)
+        packed = aligned_empty(weight.size, weight.dtype)
+        packed.reshape(turned.shape)[...] = turned
+        return packed
     dtype = packing.dtype
     weight, start = flat_data(weight)
     if packing.half == T.FLOAT16:
         weight = weight.view(np.float16).astype(dtype)
     elif packing.half == T.BFLOAT16:
         weight = (weight.astype(np.uint32) << 16).view(dtype)
-    packed = (np.zeros if packing.padded else np.empty)(packing.size, dtype)
+    packed = aligned_empty(packing.size, dtype)
+    if packing.padded:
+        packed[:] = 0
     for shape, to, to_strides, source, source_strides in packing.copies:
         target = np.ndarray(shape, dtype, packed, to, to_strides)
         target[...] = np.ndarray(shape, dtype, weight, source + start * dtype.itemsize, source_strides)

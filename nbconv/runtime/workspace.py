@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Workspace", "give_back", "take"]
+__all__ = ["Workspace", "aligned_empty", "give_back", "take"]
 
 _KEPT_BYTES = 2 << 20  # a larger one is let go
+_LINE = 64
 
 
 class Workspace(NamedTuple):
@@ -48,10 +49,13 @@ def give_back(scratch: Workspace) -> None:
 
 
 def _make(dtype: np.dtype, numbers: int, integers: int, home: deque[Workspace]) -> Workspace:
-    # Aligned at a cache line: vectors that cross lines take two loads.
-    line = 64
-    memory = np.empty(numbers * dtype.itemsize + line, np.uint8)
-    start = -memory.ctypes.data % line
-    aligned = memory[start : start + numbers * dtype.itemsize].view(dtype)
     small = numbers * dtype.itemsize + integers * 8 <= _KEPT_BYTES
-    return Workspace(aligned, np.empty(integers, np.int64), numbers, integers, home if small else None)
+    memory = aligned_empty(numbers, dtype), np.empty(integers, np.int64)
+    return Workspace(*memory, numbers, integers, home if small else None)
+
+
+def aligned_empty(numbers: int, dtype: np.dtype) -> np.ndarray:
+    """Give a flat array that begins with a line of the cache: a vector that lies across two of them takes two loads."""
+    memory = np.empty(numbers * dtype.itemsize + _LINE, np.uint8)
+    start = -memory.ctypes.data % _LINE
+    return memory[start : start + numbers * dtype.itemsize].view(dtype)
