@@ -94,6 +94,10 @@ def check_tile(dtype: np.dtype, kind: int, rows: int, vectors: int, last: int, r
     run_tile(twin, *arguments, expected, *place)
     np.testing.assert_array_equal(c, expected)
     assert np.isnan(c).sum() == GAP + all_rows * GAP
+    if kind == DENSE and vectors > 1:
+        c[:] = np.nan
+        compiled_run_tile(tile_kernel(dtype, kind, rows, vectors, True), *arguments, c, *place)
+        np.testing.assert_array_equal(c, expected)
     if kind == DENSE:
         by_hand = bias[1 : 1 + columns] + sum(
             a[t + m * a_row : t + m * a_row + run][:, None] * b[u + np.arange(run)[:, None] * b_k + np.arange(columns)]

@@ -88,6 +88,8 @@ def _run_chunk(
     held_row = plan[last_column + T.OUT_CHANNEL] + plan[last_column + T.COLUMNS] - first_channel
     x_row, x_term = plan[phase + T.STRIDE_W] * plan[T.X_STEP_W], plan[phase + T.X_TERM]
     panel_term = plan[T.PANEL_TERM] or width
+    last_strip = strip_end - S.STRIP_FIELDS
+    all_rows = notes[last_strip + S.SUMS] + notes[last_strip + S.ROWS] * notes[last_strip + S.TILES]
     i, j = strip, column
     while i < strip_end and j < column_end:
         out_channel, columns, channel = plan[j + T.OUT_CHANNEL], plan[j + T.COLUMNS], plan[j + T.CHANNEL]
@@ -116,12 +118,19 @@ def _run_chunk(
         if is_first and part & S.FIRST:
             init, init_row = place(bias, out_channel), 0
         rows, tiles = notes[i + S.ROWS], notes[i + S.TILES]
-        b = place(w, w_at + first_term * plan[j + T.WEIGHT_TERM])
+        w_at += first_term * plan[j + T.WEIGHT_TERM]
+        ahead, ahead_step = place(w, w_at), 0
+        if plan[T.FAR] and j < last_column:
+            # While the tiles of all strips go through these weights, each asks for its share of the next ones.
+            further = plan[j + T.COLUMN_FIELDS + T.WEIGHT_OFFSET] - plan[j + T.WEIGHT_OFFSET]
+            numbers = (segment_end - segment) * (term_end - term) * plan[j + T.WEIGHT_K]
+            ahead = place(w, w_at + plan[w_segments + first] + further + numbers * notes[i + S.SUMS] // all_rows)
+            ahead_step = plan[j + T.WEIGHT_K] * w.itemsize * rows // all_rows
         kernel = plan[notes[i + S.KERNELS] + plan[j + T.KERNEL_VECTORS] * plan[T.KERNEL_ROW] + rows]
         run_tile_at(
             kernel, a, a_row, a_term, a_taps,
-            b, plan[j + T.WEIGHT_K], place(plan, w_segments + first), taps, end_term - first_term,
-            init, init_row, sums, row, columns, tiles,
+            place(w, w_at), plan[j + T.WEIGHT_K], place(plan, w_segments + first), taps, end_term - first_term,
+            init, init_row, sums, row, columns, tiles, ahead, ahead_step,
         )  # fmt: skip
         if is_last and part & S.LAST:
             rows *= tiles

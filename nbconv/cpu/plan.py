@@ -104,6 +104,8 @@ class _Builder:
         sizes = max((self._sliding_rows(phase.w.axis) for phase in self.phases), default=())
         self.slides = self.spreads or (layout.kind == DEPTHWISE and self.in_place and bool(sizes))
         self.rows = sizes[0] if self.slides and self.open == T.ALL_OPEN else full_rows
+        is_large = isinstance(layout, Packed) and layout.size > self.blocking.uncached
+        self.far = layout.kind == DENSE and is_large
         self.whole_tiles = self.dense and self.open != T.ALL_OPEN and self._rim_grows()
         self.panel_channels = self.held_columns = 1
         _, _, step_w, step_c = memory.y_steps
@@ -358,6 +360,7 @@ class _Builder:
         call[T.OVERLAP] = int(self.slides and self.open == T.ALL_OPEN and self._has_one_chunk())
         call[T.GROUP_CHANNELS] = self.group_channels
         call[T.ROWS] = self.rows
+        call[T.FAR] = int(self.far)
         call[T.WHOLE_TILES] = int(self.whole_tiles)
         call[T.PANEL_TERM] = int(self.layout.kind != DEPTHWISE)
         if self.scratch:
@@ -424,5 +427,5 @@ class _Builder:
                 elif short and vectors == 1:
                     kernels[vectors, rows] = short_kernel(compute, kind, run, rows)
                 else:
-                    kernels[vectors, rows] = tile_kernel(compute, kind, rows, vectors)
+                    kernels[vectors, rows] = tile_kernel(compute, kind, rows, vectors, self.far and vectors > 1)
         return list(map(int, kernels.ravel()))

@@ -24,6 +24,7 @@ PANEL_TERM = _next()  # from one term to the next in a panel's row, or 0: as man
 SCRATCH_ROWS = _next()
 EXCHANGE = _next()  # sums are held apart, behind the panel, and `loops.exchange_rows`, here, writes them; or NOTHING
 STRIP_ROWS = _next()  # at most, of those read in place
+FAR = _next()  # 1: weights come from memory, and tiles ask for them ahead
 BY_ROWS = _next()  # 1: a strip is multiplied by all columns before the next one
 WORK_SIZE, NOTES_SIZE = _next(), _next()  # of each worker: numbers; strips and, from PANEL_SEGMENTS on, segments
 PANEL_SEGMENTS = _next()

@@ -83,6 +83,8 @@ class Blocking(NamedTuple):
     """Numbers of x that one job sweeps for every tile of columns."""
     far: int
     """Numbers of x and y together beyond which they are not found in L2 again."""
+    uncached: int
+    """Numbers of weights beyond which they come from memory at each call."""
     max_positions: int
     """Output positions of a job: enough to use each weight often, few enough to balance threads."""
 
@@ -206,6 +208,7 @@ def blocking(dtype: np.dtype) -> Blocking:
         panel=int((1 << 17) * scale),
         rows_span=int(96 * 1024 * scale),
         far=int((1 << 19) * scale),
+        uncached=int((1 << 22) * scale),
         max_positions=512,
     )
 

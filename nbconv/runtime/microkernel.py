@@ -139,9 +139,12 @@ def _rows_inside(kernel: int, tap: int, rows: int) -> range:
 
 def run_tile_at(
     kernel: int, a: Place, a_row: int, a_k: int, a_taps: Place, b: Place, b_k: int, b_taps: Place, taps: int, run: int,
-    init: Place, init_row: int, c: Place, c_row: int, columns: int, tiles: int,
+    init: Place, init_row: int, c: Place, c_row: int, columns: int, tiles: int, ahead: Place, ahead_step: int,
 ) -> None:  # fmt: skip
-    """Compute as `run_tile` does, given places; `taps` are counted from those of the tables of taps."""
+    """Compute as `run_tile` does, given places; `taps` are counted from those of the tables of taps.
+
+    A tile of `far` weights asks, at each term, for the line at `ahead`, and goes on from there by `ahead_step` bytes.
+    """
     x_taps, w_taps = (taps_at.array[taps_at.start :] for taps_at in (a_taps, b_taps))
     run_tile(
         kernel, *a, a_row, a_k, x_taps, *b, b_k, w_taps, 0, taps, run, *init, init_row, *c, c_row, columns, tiles
@@ -153,14 +156,17 @@ def _view(flat: np.ndarray, start: int, shape: tuple[int, ...], steps: tuple[int
 
 
 @cache
-def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
-    """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address."""
+def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int, far: bool = False) -> int:
+    """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address.
+
+    Where weights are `far`, beyond all caches, a dense one asks for those of the next tile of columns ahead.
+    """
     if pure():
         return (kind << 16) | (rows << 8) | vectors
     width = kind_lanes(kind, dtype)
     is_dot = kind & DOT
-    tile = dot_code(dtype, rows, vectors, width) if is_dot else tile_code(dtype, kind, rows, vectors, width)
-    return _compile(tile, f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}")
+    tile = dot_code(dtype, rows, vectors, width) if is_dot else tile_code(dtype, kind, rows, vectors, width, far)
+    return _compile(tile, f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}{'_far' * far}")
 
 
 @cache
@@ -219,8 +225,13 @@ def correlating_kernel(dtype: np.dtype, kind: int, row_steps: int, term_steps: i
 
 
 def _compile(tile: Any, name: str) -> int:
-    def kernel(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles):
-        tile(a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles)
+    def kernel(
+        a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles, ahead, ahead_step
+    ):
+        tile(
+            a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles, ahead,
+            ahead_step,
+        )  # fmt: skip
 
     compiled = callback(types.void(*[types.intp] * N_ARGS), kernel, name)
     _kept_alive.append(compiled)
@@ -235,6 +246,7 @@ def _call(builder: Any, kernel: Any, arguments: Sequence[Any]) -> None:
 @emitted(run_tile_at)
 def _run_tile_at(
     typing_context, kernel, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles,
+    ahead, ahead_step,
 ):  # fmt: skip
     """Call the kernel at the address `kernel`, which takes places as they are."""
 
@@ -260,7 +272,7 @@ def _run_tile(
         arguments = [
             address(1, 2), args[3], args[4], address(5, 10), address(6, 7), args[8], address(9, 10),
             builder.sub(args[11], args[10]), args[12], address(13, 14), args[15], address(16, 17), args[18], args[19],
-            args[20],
+            args[20], address(6, 7), I64(0),
         ]  # fmt: skip
         _call(builder, args[0], arguments)
         return context.get_dummy_value()

@@ -43,12 +43,12 @@ def kind_lanes(kind: int, dtype: np.dtype) -> int:
     return lanes(dtype) // (2 if kind == NARROW else 1)
 
 
-def tile_code(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int) -> Any:
-    """Make the intrinsic of tiles of `rows` x `vectors`, all in registers."""
-    return kernel_of(dtype, width, lambda code, o: _tiles(code, o, kind, rows, vectors))
+def tile_code(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int, far: bool = False) -> Any:
+    """Make the intrinsic of tiles of `rows` x `vectors`, all in registers; `far` ones ask for weights ahead."""
+    return kernel_of(dtype, width, lambda code, o: _tiles(code, o, kind, rows, vectors, far))
 
 
-def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int) -> None:
+def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, far: bool) -> None:
     builder, width, group = code.builder, code.width, group_of(kind)
     # Of the last vector, only so many columns are there.
     masks = [None] * (vectors - 1) + [code.first_lanes(builder.sub(o.columns, I64((vectors - 1) * width)))]
@@ -86,6 +86,9 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int) ->
         def rounds(count: Any, unroll: int, state: list[Any]) -> list[Any]:
             loop = Loop(code, count, state, unroll * terms, tests=kind == NARROW)
             x_here, (b, *sums) = x_rows.hide(loop.values[: x_rows.size]), loop.values[x_rows.size :]
+            if far:
+                code.prefetch(sums[-1])
+                sums[-1] = code.at_byte(sums[-1], o.ahead_step)
             for i in range(unroll):
                 sums = step(sums, x_here, i, code.at(b, i * vectors * width))
             if unroll > 1:  # a_k is 1, and b leaves no gaps
@@ -110,15 +113,17 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int) ->
         for m, v in places:
             code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
 
-    def tile(a: Any, c: Any, init: Any) -> None:
+    def tile(a: Any, c: Any, init: Any, *ahead: Any) -> list[Any]:
         if not kind & DEPTHWISE and vectors > 1:  # one vector's rows leave no registers for it
             ask_ahead(a, c)
         starts = [vectors_at(row_of(code, init, o.init_row, m), masks) for m in range(rows)]
-        sums = over_taps(code, o, a, o.b, list(itertools.chain(*starts)), products)
-        for (m, v), value in zip(places, sums, strict=True):
+        # Where the tile asks for weights goes along behind the sums.
+        ends = over_taps(code, o, a, o.b, [*itertools.chain(*starts), *ahead], products)
+        for (m, v), value in zip(places, ends[: len(places)], strict=True):
             code.store(value, code.at(row_of(code, c, o.c_row, m), v * width), masks[v])
+        return ends[len(places) :]
 
-    over_tiles(code, o, rows, tile)
+    over_tiles(code, o, rows, tile, [o.ahead] if far else [])
 
 
 def short_code(dtype: np.dtype, terms: int, rows: int, width: int) -> Any:

@@ -13,7 +13,7 @@ from .vector_code import I64, VectorCode
 
 __all__ = ["LINE", "N_ARGS", "Loop", "Operands", "Rows", "ask_for", "kernel_of", "over_taps", "over_tiles", "row_of"]
 
-N_ARGS = 15
+N_ARGS = 17
 _ROWS_OF_A_PLACE = 9  # reached by 0 to 8 steps, of which 1, 3, 5 and 7 are kept
 LINE = 64  # bytes of a cache line
 
@@ -36,22 +36,25 @@ class Operands(NamedTuple):
     c_row: Any
     columns: Any
     tiles: Any
+    ahead: Any
+    ahead_step: Any
 
 
 def kernel_of(dtype: np.dtype, width: int, emit: Callable[[VectorCode, Operands], None]) -> Any:
-    """Make the intrinsic of fifteen integers whose code `emit` writes, on vectors of `width` numbers."""
+    """Make the intrinsic of `N_ARGS` integers whose code `emit` writes, on vectors of `width` numbers."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         code, given = VectorCode(builder, dtype, width), Operands(*args)
-        places = {name: code.pointer(getattr(given, name), code.scalar) for name in ("a", "b", "c", "init")}
+        places = {name: code.pointer(getattr(given, name), code.scalar) for name in ("a", "b", "c", "init", "ahead")}
         tables = {name: code.pointer(getattr(given, name), I64) for name in ("a_taps", "b_taps")}
         emit(code, given._replace(**places, **tables))
         return context.get_dummy_value()
 
     @intrinsic
     def tile_product(
-        typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles
-    ):
+        typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles,
+        ahead, ahead_step,
+    ):  # fmt: skip
         return types.void(*[types.intp] * N_ARGS), codegen
 
     return tile_product
@@ -142,12 +145,18 @@ def ask_for(code: VectorCode, start: Any, lines: Any) -> None:
     loop.close([])
 
 
-def over_tiles(code: VectorCode, o: Operands, rows: int, tile: Callable[[Any, Any, Any], None]) -> None:
-    """Write the loop over tiles, each below the other: `tile` is given where its a, c and init begin."""
-    loop = Loop(code, o.tiles, [o.a, o.c, o.init], tests=False)
-    tile(*loop.values)
+def over_tiles(
+    code: VectorCode, o: Operands, rows: int, tile: Callable[..., list[Any] | None], carried: Sequence[Any] = ()
+) -> None:
+    """Write the loop over tiles, each below the other: `tile` is given where its a, c and init begin.
+
+    What else is `carried` it is given, too, and gives for the next one.
+    """
+    loop = Loop(code, o.tiles, [o.a, o.c, o.init, *carried], tests=False)
+    after = tile(*loop.values) or []
     steps = o.a_row, o.c_row, o.init_row
-    loop.close([row_of(code, place, step, rows) for place, step in zip(loop.values, steps, strict=True)])
+    places = [row_of(code, place, step, rows) for place, step in zip(loop.values, steps, strict=False)]
+    loop.close([*places, *after])
 
 
 def over_taps(
