@@ -44,6 +44,7 @@ from .tiles import (
     max_grouped_rows,
     max_narrow_rows,
     max_rows,
+    rows_apart,
     sliding_rows,
     spreading_rows,
     spreading_terms,
@@ -152,7 +153,10 @@ class _Builder:
             return max_dot_rows(self.widest, row_bytes, self.h.taps * self.w.taps)
         if kind == NARROW:
             return max_narrow_rows(self.widest)
-        return max_rows(self.widest, self.depthwise) if kind in (DENSE, DEPTHWISE) else max_grouped_rows(self.widest)
+        if kind == DENSE:
+            row_bytes = self.w.stride * self.memory.x_steps[2] * self.memory.compute.itemsize
+            return rows_apart(max_rows(self.widest, False), row_bytes)
+        return max_rows(self.widest, True) if kind == DEPTHWISE else max_grouped_rows(self.widest)
 
     def _choose_reading(self, algorithm: str, finite: bool, full_rows: int) -> tuple[int, bool, bool]:
         """Choose which taps without data are left out, whether x is read in place, and if not by choice."""

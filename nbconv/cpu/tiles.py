@@ -6,6 +6,7 @@ other operand comes straight from memory (AVX-512) or takes one register more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ __all__ = [
     "max_narrow_rows",
     "max_rows",
     "max_vectors",
+    "rows_apart",
     "sliding_rows",
     "split_columns",
     "spreading_rows",
@@ -41,6 +43,8 @@ __all__ = [
 # vectors in a tile -> rows, for 32 and for 16 vector registers. At least 8 accumulators hide the latency of the
 # multiply-add on two units; more rows mean fewer loads of weights for each of them.
 _DENSE_ROWS = {32: {1: 24, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
+# L1 keeps lines that lie a multiple of a way's size apart in one set, of 8 lines or more.
+_WAY_BYTES, _ROWS_OF_A_SET = 4096, 8
 # On halves of registers two multiply-adds start a cycle: rows as far as their addresses stay in registers.
 _NARROW_ROWS = {1: 9, 2: 12, 3: 9, 4: 6}
 # Dot tiles: columns -> rows. Each vector along the reduction is loaded once for all columns of its row.
@@ -97,6 +101,12 @@ def max_vectors() -> int:
 def max_rows(vectors: int, depthwise: bool) -> int:
     """Give the rows of a full tile of that width."""
     return (_DEPTHWISE_ROWS if depthwise else _DENSE_ROWS)[host_target().registers][vectors]
+
+
+def rows_apart(rows: int, row_bytes: int) -> int:
+    """Give the rows of a tile, at most so many, that do not push each other out of L1, so many bytes apart."""
+    sets = _WAY_BYTES // math.gcd(_WAY_BYTES, abs(row_bytes) or 1)
+    return min(rows, _ROWS_OF_A_SET * sets)
 
 
 def max_narrow_rows(vectors: int) -> int:
