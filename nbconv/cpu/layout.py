@@ -85,8 +85,13 @@ def packed_layout(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype
             for out, vectors, count, group in _cut_columns(spec, o_group * merged, kind, width):
                 fields = _fields(out, vectors, count)
                 fields[T.CHANNEL], fields[T.CHANNEL_END] = _read_channels(kind, out, count, group, c_group)
-                fields[T.WEIGHT_OFFSET] = first * terms
-                fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = vectors * width
+                if kind == DEPTHWISE:
+                    # All tiles share their rows, so that one may take the columns of several.
+                    fields[T.WEIGHT_OFFSET] = first
+                    fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = -(-o_group * spec.groups // width) * width
+                else:
+                    fields[T.WEIGHT_OFFSET] = first * terms
+                    fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = vectors * width
                 columns.append(tuple(fields))
                 first += vectors * width
         starts.append(at)

@@ -90,74 +90,69 @@ def _run_chunk(
     panel_term = plan[T.PANEL_TERM] or width
     last_strip = strip_end - S.STRIP_FIELDS
     all_rows = notes[last_strip + S.SUMS] + notes[last_strip + S.ROWS] * notes[last_strip + S.TILES]
-    i, j = strip, column
-    while i < strip_end and j < column_end:
-        out_channel, columns, channel = plan[j + T.OUT_CHANNEL], plan[j + T.COLUMNS], plan[j + T.CHANNEL]
+    for j in range(column, column_end, T.COLUMN_FIELDS):
+        out_channel, channel = plan[j + T.OUT_CHANNEL], plan[j + T.CHANNEL]
         w_at = w_start + plan[phase + T.WEIGHT_START] + plan[j + T.WEIGHT_OFFSET]
         w_segments = plan[T.W_SEGMENTS] + plan[j + T.VECTORS] * plan[T.SEGMENTS] + plan[phase + T.SEGMENT]
-        part = notes[i + S.PART]
-        # What the chunk and the strip have in common.
-        first_term, end_term = larger(term, notes[i + S.TERM]), smaller(term_end, notes[i + S.TERM_END])
-        first, end = larger(segment, notes[i + S.SEGMENT]), smaller(segment_end, notes[i + S.SEGMENT_END])
-        taps = end - first if end_term > first_term else 0
-        if part & S.GATHERED:
-            a = place(work, notes[i + S.PANEL] * panel_row + channel - low)
-            a_row, a_term = panel_row, panel_term
-            a_taps = place(notes, plan[T.PANEL_SEGMENTS] + first)
-        else:
-            a = place(x, notes[i + S.X] + channel * plan[T.X_STEP_C] + first_term * x_term)
-            a_row, a_term = x_row, x_term
-            a_taps = place(plan, plan[T.X_SEGMENTS] + plan[phase + T.SEGMENT] + first)
-        if in_scratch:
-            at, row = plan[T.PANEL_SIZE] + notes[i + S.SUMS] * held_row + out_channel - first_channel, held_row
-            sums = place(work, at)
-        else:
-            at, row = notes[i + S.Y] + out_channel, plan[phase + T.Y_STEP_W]
-            sums = place(y, at)
-        init, init_row = sums, row
-        if is_first and part & S.FIRST:
-            init, init_row = place(bias, out_channel), 0
-        rows, tiles = notes[i + S.ROWS], notes[i + S.TILES]
-        w_at += first_term * plan[j + T.WEIGHT_TERM]
-        ahead, ahead_step = place(w, w_at), 0
-        if plan[T.FAR] and j < last_column:
-            # While the tiles of all strips go through these weights, each asks for its share of the next ones.
-            further = plan[j + T.COLUMN_FIELDS + T.WEIGHT_OFFSET] - plan[j + T.WEIGHT_OFFSET]
-            numbers = (segment_end - segment) * (term_end - term) * plan[j + T.WEIGHT_K]
-            ahead = place(w, w_at + plan[w_segments + first] + further + numbers * notes[i + S.SUMS] // all_rows)
-            ahead_step = plan[j + T.WEIGHT_K] * w.itemsize * rows // all_rows
-        kernel = plan[notes[i + S.KERNELS] + plan[j + T.KERNEL_VECTORS] * plan[T.KERNEL_ROW] + rows]
-        run_tile_at(
-            kernel, a, a_row, a_term, a_taps,
-            place(w, w_at), plan[j + T.WEIGHT_K], place(plan, w_segments + first), taps, end_term - first_term,
-            init, init_row, sums, row, columns, tiles, ahead, ahead_step,
-        )  # fmt: skip
-        if is_last and part & S.LAST:
-            rows *= tiles
-            position = notes[i + S.POSITION]
-            if addition != NOTHING:
+        for i in range(strip, strip_end, S.STRIP_FIELDS):
+            part = notes[i + S.PART]
+            if part & S.WIDE and j > column:
+                continue
+            columns = held_row if part & S.WIDE else plan[j + T.COLUMNS]
+            # What the chunk and the strip have in common.
+            first_term, end_term = larger(term, notes[i + S.TERM]), smaller(term_end, notes[i + S.TERM_END])
+            first, end = larger(segment, notes[i + S.SEGMENT]), smaller(segment_end, notes[i + S.SEGMENT_END])
+            taps = end - first if end_term > first_term else 0
+            if part & S.GATHERED:
+                a = place(work, notes[i + S.PANEL] * panel_row + channel - low)
+                a_row, a_term = panel_row, panel_term
+                a_taps = place(notes, plan[T.PANEL_SEGMENTS] + first)
+            else:
+                a = place(x, notes[i + S.X] + channel * plan[T.X_STEP_C] + first_term * x_term)
+                a_row, a_term = x_row, x_term
+                a_taps = place(plan, plan[T.X_SEGMENTS] + plan[phase + T.SEGMENT] + first)
+            if in_scratch:
+                at, row = plan[T.PANEL_SIZE] + notes[i + S.SUMS] * held_row + out_channel - first_channel, held_row
+                sums = place(work, at)
+            else:
+                at, row = notes[i + S.Y] + out_channel, plan[phase + T.Y_STEP_W]
+                sums = place(y, at)
+            init, init_row = sums, row
+            if is_first and part & S.FIRST:
+                init, init_row = place(bias, out_channel), 0
+            rows, tiles = notes[i + S.ROWS], notes[i + S.TILES]
+            w_here = w_at + first_term * plan[j + T.WEIGHT_TERM]
+            ahead, ahead_step = place(w, w_here), 0
+            if plan[T.FAR] and j < last_column:
+                # While the tiles of all strips go through these weights, each asks for its share of the next ones.
+                further = plan[j + T.COLUMN_FIELDS + T.WEIGHT_OFFSET] - plan[j + T.WEIGHT_OFFSET]
+                numbers = (segment_end - segment) * (term_end - term) * plan[j + T.WEIGHT_K]
+                ahead = place(w, w_here + plan[w_segments + first] + further + numbers * notes[i + S.SUMS] // all_rows)
+                ahead_step = plan[j + T.WEIGHT_K] * w.itemsize * rows // all_rows
+            kernel = plan[notes[i + S.KERNELS] + plan[j + T.KERNEL_VECTORS] * plan[T.KERNEL_ROW] + rows]
+            run_tile_at(
+                kernel, a, a_row, a_term, a_taps,
+                place(w, w_here), plan[j + T.WEIGHT_K], place(plan, w_segments + first), taps, end_term - first_term,
+                init, init_row, sums, row, columns, tiles, ahead, ahead_step,
+            )  # fmt: skip
+            if is_last and part & S.LAST:
+                rows *= tiles
+                position = notes[i + S.POSITION]
+                if addition != NOTHING:
+                    if in_scratch:
+                        call(
+                            exchange, (work, at, row, rows, columns, residual, residual_start, out_channel, position,
+                            plan, phase, addition),
+                        )  # fmt: skip
+                    else:
+                        added = place(residual, at - y_start + residual_start)
+                        add_tile(addition, sums, row, added, row, 1, rows, columns)
+                map_tile(activation, sums, rows, row, columns)
                 if in_scratch:
                     call(
-                        exchange, (work, at, row, rows, columns, residual, residual_start, out_channel, position, plan,
-                        phase, addition),
+                        exchange, (work, at, row, rows, columns, y, y_start, out_channel, position, plan, phase,
+                        np.int64(NOTHING)),
                     )  # fmt: skip
-                else:
-                    added = place(residual, at - y_start + residual_start)
-                    add_tile(addition, sums, row, added, row, 1, rows, columns)
-            map_tile(activation, sums, rows, row, columns)
-            if in_scratch:
-                call(
-                    exchange, (work, at, row, rows, columns, y, y_start, out_channel, position, plan, phase,
-                    np.int64(NOTHING)),
-                )  # fmt: skip
-        if plan[T.BY_ROWS]:
-            j += T.COLUMN_FIELDS
-            if j == column_end:
-                i, j = i + S.STRIP_FIELDS, column
-        else:
-            i += S.STRIP_FIELDS
-            if i == strip_end:
-                i, j = strip, j + T.COLUMN_FIELDS
 
 
 @serial

@@ -270,6 +270,8 @@ class _Builder:
                 table += [layout.tap_offsets[taps[h * taps_w + w]] for h, w in firsts]
             else:
                 term = 1 if layout.kind == DOT else vectors * self.lanes
+                if layout.kind == DEPTHWISE and phase.columns:
+                    term = phase.columns[0][T.WEIGHT_TERM]
                 table += [(h * taps_w + w) * c * term for h, w in firsts]
 
     def _weights_fuse(self, layout: Layout, phase: LaidPhase, taps_w: int) -> bool:
@@ -384,10 +386,11 @@ class _Builder:
         scratch_rows = max(self.rows, min(self.blocking.panel // self.held_columns, max_positions))
         call[T.SCRATCH_ROWS] = scratch_rows if self.scratch else max_positions
         # Depthwise tiles that slide read x row by row, all columns of a tile before the next one: they wait for memory,
-        # which comes sooner in order, unless their window is large.
-        waits = self.slides and not self.spreads and self.h.taps * self.w.taps < LARGE_WINDOW
-        call[T.BY_ROWS] = int(waits and any(len(phase.columns) > 1 for phase in self.phases))
-        call[T.STRIP_ROWS] = self.rows if call[T.BY_ROWS] else call[T.SCRATCH_ROWS]
+        # which comes sooner in order, unless their window is large. Their outputs are still near when they are done.
+        wide = self.slides and not self.spreads and self.h.taps * self.w.taps < LARGE_WINDOW
+        near = max(self.rows, self.blocking.near // max(1, self.channels))
+        call[T.WIDE] = int(wide)
+        call[T.STRIP_ROWS] = min(near, call[T.SCRATCH_ROWS]) if wide else call[T.SCRATCH_ROWS]
         call[T.WORK_SIZE] = call[T.PANEL_SIZE] + (scratch_rows * self.held_columns if self.scratch else 0)
         # Where taps are left out of unfused rows of the kernel, a position has a strip for each of those.
         parts = max((p.h.axis.taps for p in self.phases), default=1) if self.open == T.ALL_OPEN else 1
@@ -409,7 +412,7 @@ class _Builder:
         """Say whether a depthwise convolution waits for memory: x and y lie beyond L2, and each line has few uses."""
         inputs = self.geometry.n * self.channels * self.h.size * self.w.size
         numbers = inputs + math.prod(self.geometry.output_shape)
-        return numbers > self.blocking.far and self.h.taps > 1 and self.h.taps * self.w.taps <= MOST_FAR_TAPS
+        return numbers > self.blocking.far and self.h.taps * self.w.taps <= MOST_FAR_TAPS
 
     def _kernels(self, w: Axis, run: int, margins: Margins | None, tile_sizes: set[int]) -> list[int]:
         """Compile the tile kernels of these numbers of rows, for all widths of columns; list their addresses."""

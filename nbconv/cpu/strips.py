@@ -13,15 +13,16 @@ from . import tables as T
 
 __all__ = [
     "FIRST", "GATHERED", "KERNELS", "LAST", "PANEL", "PART", "POSITION", "ROWS", "SEGMENT", "SEGMENT_END",
-    "STRIP_FIELDS", "SUMS", "TERM", "TERM_END", "TILES", "Margins", "Strip", "X", "Y", "cut_line", "list_strips",
-    "take_group",
+    "STRIP_FIELDS", "SUMS", "TERM", "TERM_END", "TILES", "WIDE", "Margins", "Strip", "X", "Y", "cut_line",
+    "list_strips", "take_group",
 ]  # fmt: skip
 
 # Fields of a strip: a run of tiles of the same number of rows that lie evenly in x, or in the panel. The planner gives
 # those up to POSITION, which is counted from the start of a block there; its segments are those of a whole line.
 ROWS, TILES, PART, KERNELS, TERM, TERM_END, SEGMENT, SEGMENT_END, POSITION, X, Y, PANEL, SUMS, STRIP_FIELDS = range(14)
 _PLANNED = X
-FIRST, LAST, GATHERED = 1, 2, 4  # in PART: first and last strip of these outputs; read from the panel
+# In PART: first and last strip of these outputs; read from the panel; multiplied by all columns of a job at once.
+FIRST, LAST, GATHERED, WIDE = 1, 2, 4, 8
 _ALL_TERMS = (1 << 63) - 1
 _TILE_COST = 1  # rows that would take as long as a tile of none
 _MOST_MARGINS = 4  # kernels that one line is worth
@@ -85,12 +86,13 @@ def cut_line(
         size = min(fitting, key=lambda size: -(-(high - low) // size) * (size + _TILE_COST))
         count = -(-(high - low) // size)
         places = [min(low + i * size, high - size) for i in range(count)]
+        part = FIRST | LAST | (WIDE if call[T.WIDE] else 0)
         alike = itertools.groupby(places, lambda place: (_margins(place, size, call, row), place == high - size))
         for (margins, _), group in alike:
             here, most = list(group), max(1, call[T.STRIP_ROWS] // size)
             for i in range(0, len(here), most):
                 tiles = min(most, len(here) - i)
-                yield Strip(size, tiles, FIRST | LAST, margins, 0, _ALL_TERMS, 0, segments, here[i] - start)
+                yield Strip(size, tiles, part, margins, 0, _ALL_TERMS, 0, segments, here[i] - start)
 
     if call[T.OVERLAP]:
         strips = list(slide(start, stop))

@@ -85,6 +85,8 @@ class Blocking(NamedTuple):
     """Numbers of a panel of gathered rows: it shares L2 with those weights."""
     rows_span: int
     """Numbers of x that one job sweeps for every tile of columns."""
+    near: int
+    """Numbers of y that are still in L2, with what they were made of, when they are looked at again."""
     far: int
     """Numbers of x and y together beyond which they are not found in L2 again."""
     uncached: int
@@ -217,6 +219,7 @@ def blocking(dtype: np.dtype) -> Blocking:
         reduction=int(1024 * scale),
         panel=int((1 << 17) * scale),
         rows_span=int(96 * 1024 * scale),
+        near=int((1 << 15) * scale),
         far=int((1 << 19) * scale),
         uncached=int((1 << 22) * scale),
         max_positions=512,
@@ -227,8 +230,7 @@ def blocking(dtype: np.dtype) -> Blocking:
 # is as fast, and other lengths would be kernels without end.
 SHORT_RUNS = 8, 16
 
-# Taps of an image's window up to which a depthwise tile waits for far lines, where it does not ask for them ahead;
-# what lies along one axis the processor asks for itself.
+# Taps of a window up to which a depthwise tile waits for far lines, where it does not ask for them ahead.
 MOST_FAR_TAPS = 25
 
 # Taps from which on a depthwise tile has so many products that x is better read column by column of a block, as then
