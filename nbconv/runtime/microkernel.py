@@ -182,7 +182,7 @@ def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int) -> int:
 def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int, far: bool = False) -> int:
     """Compile a depthwise kernel that loads each vector of a row once for all of its taps; `run` is `slide.taps`.
 
-    It serves any number of columns. Where arrays are `far`, beyond L2, it asks for their lines ahead.
+    It serves any number of columns, and all rows start from one: `init_row` is 0. Where arrays are `far`, beyond L2, it asks for their lines ahead.
     """
     if pure():
         _slides.append(slide)
@@ -197,7 +197,8 @@ def spreading_kernel(dtype: np.dtype, kind: int, slide: Slide, terms: int, step:
     """Compile a kernel, not a depthwise one, that loads each number of a row once for all of its taps.
 
     Taps are segments, those of a row of the kernel one after the other; neither operand leaves gaps. `terms`, if not 0,
-    is `run`, known now, and so is `step`: from one column of x to the next. Dot products look at neither.
+    is `run`, known now, and so is `step`: from one column of x to the next. Dot products look at neither. In the others
+    all rows start from one: `init_row` is 0.
     """
     if pure():
         _slides.append(slide)

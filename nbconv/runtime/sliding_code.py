@@ -74,8 +74,7 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, far: bool, width: int
                         sums[m] = code.multiply_add(x, weights[k], sums[m])
                 return sums
 
-            starts = [code.load(row_of(code, init, o.init_row, m), mask) for m in range(rows)]
-            sums = over_taps(code, o, a, b, starts, products)
+            sums = over_taps(code, o, a, b, [code.load(init, mask)] * rows, products)
             # Without masks on vectors of 32 bytes: there a masked store is many instructions.
             with builder.if_else(is_last) as (then, otherwise):
                 for branch, lanes in (then, last_lanes), (otherwise, None):
@@ -124,7 +123,7 @@ def spreading_code(
         def tile(a_tile: Any, c: Any, init: Any) -> None:
             if not step:
                 _ask_ahead(code, o, slide, (a_tile, a_step, slide.taps), c, rows, vectors if group else 1, vectors)
-            starts = [code.load(code.at(row_of(code, init, o.init_row, m), v * width), masks[v]) for m, v in places]
+            starts = [code.load(code.at(init, v * width), masks[v]) for v in range(vectors)] * rows
             loop = Loop(code, o.taps, starts, slide.taps, tests=True)
             a = code.at(a_tile, builder.load(code.at(o.a_taps, loop.number)))
             b_taps = [code.at(o.b, builder.load(code.at(code.at(o.b_taps, loop.number), k))) for k in range(slide.taps)]
