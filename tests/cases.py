@@ -193,6 +193,8 @@ _CONV2D = [
         "conv2d",
         "",
         ((1, 16, 7, 8), (8, 4, 1, 1), {"groups": 2, "stride": (2, 1), "padding": ((1, 1), (0, 0))}),
+        # more taps than one chunk of the reduction holds
+        ((1, 72, 30, 5), (5, 1, 70, 20), {"groups": 5, "padding": (1, 3)}),
         ((1, 14, 14, 64), (64, 16, 3, 3), {"groups": 4, "padding": 1}, "smoke"),
         ((1, 33, 37, 3), (16, 3, 3, 3), {"stride": 2, "padding": 1}, "smoke"),
         ((2, 9, 28, 64), (64, 16, 4, 6), {"groups": 4, "stride": (2, 3), "padding": ((3, 5), (0, 5))}),

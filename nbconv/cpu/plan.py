@@ -103,7 +103,10 @@ class _Builder:
         self.spreads = algorithm != "im2col" and finite and self._may_spread()
         self.open, self.in_place, self.panels_only = self._choose_reading(algorithm, finite, full_rows)
         sizes = max((self._sliding_rows(phase.w.axis) for phase in self.phases), default=())
-        self.slides = self.spreads or (layout.kind == DEPTHWISE and self.in_place and bool(sizes))
+        # Tiles that slide start from one row, the bias: the sums of an earlier chunk are many.
+        self.slides = self.spreads or (
+            layout.kind == DEPTHWISE and self.in_place and bool(sizes) and self._has_one_chunk()
+        )
         self.rows = sizes[0] if self.slides and self.open == T.ALL_OPEN else full_rows
         is_large = isinstance(layout, Packed) and layout.size > self.blocking.uncached
         self.far = layout.kind == DENSE and is_large
