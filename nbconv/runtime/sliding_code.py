@@ -14,12 +14,13 @@ import numpy as np
 from llvmlite import ir
 
 from .tile_code import TRIMMED, group_of
-from .tile_frame import Loop, Operands, kernel_of, over_taps, over_tiles, row_of
+from .tile_frame import LINE, Loop, Operands, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
 
 __all__ = ["Slide", "correlating_code", "sliding_code", "spreading_code"]
 
 _TERMS = 4  # of a correlation, that share their loads
+_TILES_AHEAD = 8  # short tiles go through that many while memory answers
 
 
 class Slide(NamedTuple):
@@ -121,13 +122,21 @@ def spreading_code(
                     sums[m * vectors + v] = code.multiply_add(x, weights[k][i], sums[m * vectors + v])
 
         def tile(a_tile: Any, c: Any, init: Any) -> None:
-            if not step:
+            if step:
+                # The rows of x are one stream, and so are those of y.
+                for m, v in places:
+                    code.prefetch(code.at(row_of(code, c, o.c_row, _TILES_AHEAD * rows + m), v * width))
+            else:
                 _ask_ahead(code, o, slide, (a_tile, a_step, slide.taps), c, rows, vectors if group else 1, vectors)
             starts = [code.load(code.at(init, v * width), masks[v]) for v in range(vectors)] * rows
             loop = Loop(code, o.taps, starts, slide.taps, tests=True)
             a = code.at(a_tile, builder.load(code.at(o.a_taps, loop.number)))
             b_taps = [code.at(o.b, builder.load(code.at(code.at(o.b_taps, loop.number), k))) for k in range(slide.taps)]
             sums = list(loop.values)
+            if step:
+                numbers = rows * slide.stride * step
+                for n in range(0, numbers, LINE // code.size):
+                    code.prefetch(code.at(a, _TILES_AHEAD * numbers + n))
             if group or terms:
                 for term in range(group or terms):
                     for of in [range(v, v + 1) for v in range(vectors)] if group else [range(vectors)]:
