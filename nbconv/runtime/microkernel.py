@@ -182,7 +182,8 @@ def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int) -> int:
 def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int, far: bool = False) -> int:
     """Compile a depthwise kernel that loads each vector of a row once for all of its taps; `run` is `slide.taps`.
 
-    It serves any number of columns, and all rows start from one: `init_row` is 0. Where arrays are `far`, beyond L2, it asks for their lines ahead.
+    It serves any number of columns, and all rows start from one: `init_row` is 0. Where arrays are `far`, beyond L2,
+    it asks for their lines ahead.
     """
     if pure():
         _slides.append(slide)

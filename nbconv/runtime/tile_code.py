@@ -114,7 +114,7 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
             code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
 
     def tile(a: Any, c: Any, init: Any, *ahead: Any) -> list[Any]:
-        if not kind & DEPTHWISE and vectors > 1:  # one vector's rows leave no registers for it
+        if not kind & DEPTHWISE:
             ask_ahead(a, c)
         starts = [vectors_at(row_of(code, init, o.init_row, m), masks) for m in range(rows)]
         # Where the tile asks for weights goes along behind the sums.
