@@ -38,10 +38,17 @@ def convolve(
     work, notes = work[worker * plan[T.WORK_SIZE] :], notes[worker * plan[T.NOTES_SIZE] :]
     blocks, phase, begin = plan[T.COLUMN_BLOCKS], plan[T.PHASES], 0
     for here in range(job, job_end):
-        while here >= plan[phase + T.JOB_END]:
-            begin = plan[phase + T.JOB_END]
-            phase += T.PHASE_FIELDS
-        block, column_block = divmod(here - begin, blocks)
+        if plan[T.TURNS] > 1:
+            number, turn = divmod(here, plan[T.TURNS])
+            phase = plan[T.PHASES] + turn * T.PHASE_FIELDS
+            if number >= plan[phase + T.JOB_END]:
+                continue
+        else:
+            while here >= plan[phase + T.JOB_END]:
+                begin = plan[phase + T.JOB_END]
+                phase += T.PHASE_FIELDS
+            number = here - begin
+        block, column_block = divmod(number, blocks)
         n_columns = (plan[phase + T.COLUMN_END] - plan[phase + T.COLUMN]) // T.COLUMN_FIELDS
         column = plan[phase + T.COLUMN] + n_columns * column_block // blocks * T.COLUMN_FIELDS
         column_end = plan[phase + T.COLUMN] + n_columns * (column_block + 1) // blocks * T.COLUMN_FIELDS

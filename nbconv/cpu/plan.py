@@ -203,10 +203,9 @@ class _Builder:
         table = Table(T.CALL_FIELDS + len(rows) * T.PHASE_FIELDS)
         x_segments: list[int] = []
         w_segments: list[list[int]] = [[] for _ in range(self.widest + 1)]
-        panel_terms, jobs, runs = 1, 0, []
+        jobs = self._number_jobs(call, rows)
+        panel_terms, runs = 1, []
         for row, phase in zip(rows, self.phases, strict=True):
-            jobs += row[T.JOB_END] * call[T.COLUMN_BLOCKS]
-            row[T.JOB_END] = jobs
             row[T.SEGMENT] = len(x_segments)
             self._segments(row, phase, x_segments, w_segments)
             taps = phase.h.axis.taps * phase.w.axis.taps if self.geometry.c_in else 0
@@ -246,6 +245,17 @@ class _Builder:
             self.geometry.output_shape,
             max(self.layout.merged),
         )
+
+    def _number_jobs(self, call: list[int], rows: list[list[int]]) -> int:
+        """Number the jobs of all phases; give how many there are."""
+        counts = [row[T.JOB_END] * call[T.COLUMN_BLOCKS] for row in rows]
+        # Phases that read the same of x follow each other where the weights of all of them stay in cache.
+        in_turn = len(rows) > 1 and isinstance(self.layout, Packed) and self.layout.size <= self.blocking.resident
+        call[T.TURNS] = len(rows) if in_turn else 1
+        ends = counts if in_turn else list(itertools.accumulate(counts))
+        for row, end in zip(rows, ends, strict=True):
+            row[T.JOB_END] = end
+        return len(rows) * max(counts) if in_turn else sum(counts)
 
     def _segments(self, row: list[int], phase: LaidPhase, x_segments: list[int], w_segments: list[list[int]]) -> None:
         """Cut a phase's taps into segments, each a run of terms that lie evenly in x and in the weights."""

@@ -34,6 +34,7 @@ X_STEP_N, X_STEP_H, X_STEP_W, X_STEP_C = _next(), _next(), _next(), _next()
 Y_STEP_N, Y_STEP_POSITION, Y_STEP_C = _next(), _next(), _next()
 OUT_CHANNELS = _next()  # a merged phase has a multiple of them, position after position
 PHASES = _next()  # where rows of phases begin
+TURNS = _next()  # 1: one phase after the other; else so many take turns, job by job
 KERNEL_ROW = _next()  # a kernel's address stands at a strip's KERNELS + vectors * KERNEL_ROW + rows
 X_SEGMENTS, W_SEGMENTS, SEGMENTS = _next(), _next(), _next()  # W_SEGMENTS + vectors * SEGMENTS + segment
 CALL_FIELDS = _next()
@@ -41,7 +42,7 @@ CALL_FIELDS = _next()
 _next = itertools.count().__next__
 
 # A phase: one row each; positions of a phase form lines, which tiles do not cross.
-JOB_END = _next()  # the phase's jobs end before this one
+JOB_END = _next()  # the phase's jobs end before this one; where phases take turns, they are so many
 LINES, LINE_LENGTH = _next(), _next()
 BLOCK, BLOCKS_PER_LINE = _next(), _next()  # a long line is cut into blocks of positions
 LINES_PER_BLOCK = _next()  # several short lines make one; else 1

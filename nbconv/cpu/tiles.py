@@ -89,6 +89,8 @@ class Blocking(NamedTuple):
     """Numbers of y that are still in L2, with what they were made of, when they are looked at again."""
     far: int
     """Numbers of x and y together beyond which they are not found in L2 again."""
+    resident: int
+    """Numbers of weights up to which all of them stay in L2 beside what they meet."""
     uncached: int
     """Numbers of weights beyond which they come from memory at each call."""
     max_positions: int
@@ -221,6 +223,7 @@ def blocking(dtype: np.dtype) -> Blocking:
         rows_span=int(96 * 1024 * scale),
         near=int((1 << 15) * scale),
         far=int((1 << 19) * scale),
+        resident=int((1 << 16) * scale),
         uncached=int((1 << 22) * scale),
         max_positions=512,
     )
