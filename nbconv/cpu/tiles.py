@@ -224,7 +224,7 @@ def blocking(dtype: np.dtype) -> Blocking:
         near=int((1 << 15) * scale),
         far=int((1 << 19) * scale),
         resident=int((1 << 16) * scale),
-        uncached=int((1 << 22) * scale),
+        uncached=int((1 << 20) * scale),
         max_positions=512,
     )
 
