@@ -92,7 +92,7 @@ class Blocking(NamedTuple):
     resident: int
     """Numbers of weights up to which all of them stay in L2 beside what they meet."""
     uncached: int
-    """Numbers of weights beyond which they come from memory at each call."""
+    """Numbers of weights beyond which L2 does not hold them until the next call."""
     max_positions: int
     """Output positions of a job: enough to use each weight often, few enough to balance threads."""
 
@@ -224,7 +224,7 @@ def blocking(dtype: np.dtype) -> Blocking:
         near=int((1 << 15) * scale),
         far=int((1 << 19) * scale),
         resident=int((1 << 16) * scale),
-        uncached=int((1 << 20) * scale),
+        uncached=int((1 << 17) * scale),
         max_positions=512,
     )
 

@@ -159,7 +159,7 @@ def _view(flat: np.ndarray, start: int, shape: tuple[int, ...], steps: tuple[int
 def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int, far: bool = False) -> int:
     """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address.
 
-    Where weights are `far`, beyond all caches, a dense one asks for those of the next tile of columns ahead.
+    Where weights are `far`, beyond L2, a dense one asks for those of the next tile of columns ahead.
     """
     if pure():
         return (kind << 16) | (rows << 8) | vectors
