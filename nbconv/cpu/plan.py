@@ -247,7 +247,7 @@ class _Builder:
         )
 
     def _number_jobs(self, call: list[int], rows: list[list[int]]) -> int:
-        """Number the jobs of all phases; give how many there are."""
+        """Count the jobs of all phases, and say in each row where its own end."""
         counts = [row[T.JOB_END] * call[T.COLUMN_BLOCKS] for row in rows]
         # Phases that read the same of x follow each other where the weights of all of them stay in cache.
         in_turn = len(rows) > 1 and isinstance(self.layout, Packed) and self.layout.size <= self.blocking.resident

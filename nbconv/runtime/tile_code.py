@@ -7,6 +7,7 @@ elsewhere: `sliding_code`, `dot_code`.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,48 +81,60 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
                 sums[i] = code.multiply_add(factors[v], weights[v], sums[i])
         return sums
 
-    def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
-        state, count, terms = [*x_rows.begin(a_tap), b_tap, *sums], o.run, group or 1
+    def products(steps: list[Any], state: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
+        """Add to the sums, at the front of `state`; behind them are lines to ask for, that move on by `steps` bytes."""
+        state, count, terms = [*x_rows.begin(a_tap), b_tap, *state], o.run, group or 1
 
         def rounds(count: Any, unroll: int, state: list[Any]) -> list[Any]:
             loop = Loop(code, count, state, unroll * terms, tests=kind == NARROW)
-            x_here, (b, *sums) = x_rows.hide(loop.values[: x_rows.size]), loop.values[x_rows.size :]
-            if far:
-                code.prefetch(sums[-1])
-                sums[-1] = code.at_byte(sums[-1], o.ahead_step)
+            x_here, (b, *here) = x_rows.hide(loop.values[: x_rows.size]), loop.values[x_rows.size :]
+            sums, lines = here[: len(places)], here[len(places) :]
+            for line in lines:
+                code.prefetch(line)
             for i in range(unroll):
                 sums = step(sums, x_here, i, code.at(b, i * vectors * width))
             if unroll > 1:  # a_k is 1, and b leaves no gaps
                 a_step, b_step = I64(unroll), I64(unroll * vectors * width)
             else:
                 a_step, b_step = o.a_k, o.b_k
-            return loop.close([*x_rows.move(x_here, a_step), code.at(b, b_step), *sums])
+            lines = [code.at_byte(line, line_step) for line, line_step in zip(lines, steps, strict=True)]
+            return loop.close([*x_rows.move(x_here, a_step), code.at(b, b_step), *sums, *lines])
 
         if kind == NARROW:
             whole = builder.and_(o.run, I64(-_UNROLL))
             state, count = rounds(whole, _UNROLL, state), builder.sub(o.run, whole)
         return rounds(count, 1, state)[x_rows.size + 1 :]
 
-    def ask_ahead(a: Any, c: Any) -> None:
-        """Ask for the lines of the next tile's rows, and of this one's outputs: few products wait for many of them."""
-        last = builder.sub(o.taps, I64(1))
-        last = builder.select(builder.icmp_signed("<", last, I64(0)), I64(0), last)
-        last_tap = code.at(a, builder.load(code.at(o.a_taps, last)))
-        lines = builder.sdiv(builder.mul(o.a_row, I64(rows * code.size)), I64(LINE))
-        lines = builder.select(builder.icmp_signed("<", lines, I64(_MOST)), lines, I64(_MOST))
-        ask_for(code, code.at(row_of(code, last_tap, o.a_row, rows - 1), o.run), lines)
-        for m, v in places:
-            code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
+    def at_least(number: int, value: Any) -> Any:
+        return builder.select(builder.icmp_signed("<", value, I64(number)), I64(number), value)
 
-    def tile(a: Any, c: Any, init: Any, *ahead: Any) -> list[Any]:
+    def lines_of_x(a: Any) -> list[tuple[Any, Any]]:
+        """Ask for the next tile's rows: give a line to ask for at each term, and its step, or ask for all at once."""
+        last = at_least(0, builder.sub(o.taps, I64(1)))
+        last_tap = code.at(a, builder.load(code.at(o.a_taps, last)))
+        first, size = (
+            code.at(row_of(code, last_tap, o.a_row, rows - 1), o.run),
+            builder.mul(o.a_row, I64(rows * code.size)),
+        )
+        if kind != NARROW and vectors > 1:  # one vector's terms leave no time for it
+            return [(first, builder.sdiv(size, at_least(1, builder.mul(o.taps, o.run))))]
+        lines = builder.sdiv(size, I64(LINE))
+        ask_for(code, first, builder.select(builder.icmp_signed("<", lines, I64(_MOST)), lines, I64(_MOST)))
+        return []
+
+    def tile(a: Any, c: Any, init: Any, *weights: Any) -> list[Any]:
+        asked = [(line, o.ahead_step) for line in weights]
         if not kind & DEPTHWISE:
-            ask_ahead(a, c)
-        starts = [vectors_at(row_of(code, init, o.init_row, m), masks) for m in range(rows)]
-        # Where the tile asks for weights goes along behind the sums.
-        ends = over_taps(code, o, a, o.b, [*itertools.chain(*starts), *ahead], products)
+            # Few products wait for many lines. At once they would hold up all other loads.
+            asked = lines_of_x(a) + asked
+            for m, v in places:
+                code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
+        starts = itertools.chain(*(vectors_at(row_of(code, init, o.init_row, m), masks) for m in range(rows)))
+        lines, steps = [line for line, _ in asked], [line_step for _, line_step in asked]
+        ends = over_taps(code, o, a, o.b, [*starts, *lines], partial(products, steps))
         for (m, v), value in zip(places, ends[: len(places)], strict=True):
             code.store(value, code.at(row_of(code, c, o.c_row, m), v * width), masks[v])
-        return ends[len(places) :]
+        return ends[len(ends) - len(weights) :]
 
     over_tiles(code, o, rows, tile, [o.ahead] if far else [])
 
