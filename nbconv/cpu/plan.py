@@ -25,7 +25,7 @@ from ..runtime.microkernel import (
     spreading_kernel,
     tile_kernel,
 )
-from ..runtime.threads import is_one_call
+from ..runtime.threads import is_one_call, is_shared
 from . import tables as T
 from .chunks import cut_reduction, even_cuts
 from .layout import InPlace, Layout, Packed
@@ -89,7 +89,7 @@ class _Builder:
     def __init__(
         self, geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool
     ) -> None:
-        self.geometry, self.memory, self.layout, self.workers = geometry, memory, layout, workers
+        self.geometry, self.memory, self.layout = geometry, memory, layout
         self.blocking, self.lanes = blocking(memory.compute), kind_lanes(layout.kind, memory.compute)
         self.depthwise = bool(layout.kind & DEPTHWISE)
         self.dense = layout.kind in (DENSE, NARROW)
@@ -99,6 +99,9 @@ class _Builder:
         self.widest = max((column[T.VECTORS] for columns in layout.columns for column in columns), default=1)
         self.h, self.w = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
         self.phases = list(list_phases(geometry, layout, self.lanes))
+        self.flops = self._count_flops()
+        # Blocks for several would only cost, where one does all of them.
+        self.workers = workers if workers > 1 and is_shared(self.flops) else 1
         full_rows = self._full_rows()
         self.spreads = algorithm != "im2col" and finite and self._may_spread()
         self.open, self.in_place, self.panels_only = self._choose_reading(algorithm, finite, full_rows)
@@ -115,6 +118,13 @@ class _Builder:
         _, _, step_w, step_c = memory.y_steps
         gaps = step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
         self.scratch = gaps or memory.y_half != T.NOT_HALF
+
+    def _count_flops(self) -> int:
+        outputs_times_taps = sum(
+            p.h.axis.taps * p.w.axis.taps * p.h.axis.out * p.w.axis.out * sum(c[T.COLUMNS] for c in p.columns)
+            for p in self.phases
+        )
+        return 2 * self.geometry.n * self.group_channels * outputs_times_taps
 
     def _has_one_chunk(self) -> bool:
         return self.h.taps * self.w.taps * self.group_channels <= self.blocking.reduction
@@ -228,17 +238,12 @@ class _Builder:
         self._size_scratch(call, panel_terms, most_positions)
         for row, phase, phase_runs in zip(rows, self.phases, runs, strict=True):
             self._add_strips(call, row, phase.w.axis, phase_runs.pop() if len(phase_runs) == 1 else 0, table)
-        outputs_times_taps = sum(
-            p.h.axis.taps * p.w.axis.taps * p.h.axis.out * p.w.axis.out * sum(c[T.COLUMNS] for c in p.columns)
-            for p in self.phases
-        )
         workers = max(1, min(self.workers, jobs))
-        flops = 2 * self.geometry.n * self.group_channels * outputs_times_taps
         return Plan(
             np.array([*call, *itertools.chain(*rows), *table.numbers], np.int64),
             jobs if any(phase.columns for phase in self.phases) else 0,
-            flops,
-            is_one_call(jobs, flops),
+            self.flops,
+            is_one_call(jobs, self.flops),
             workers,
             call[T.WORK_SIZE] * workers,
             call[T.NOTES_SIZE] * workers,
@@ -324,7 +329,7 @@ class _Builder:
             row[T.BLOCKS_PER_LINE] = -(-length // row[T.BLOCK])
             row[T.JOB_END] = lines * row[T.BLOCKS_PER_LINE]
             return row[T.BLOCK]
-        each = max(1, limit // length)
+        each = min(max(1, limit // length), lines)
         if self.workers > 1:  # as few lines as the busiest worker can have, in blocks as large as can be
             each = min(range(each, each // 2, -1), key=lambda each: -(-lines // (each * self.workers)) * each)
         row[T.BLOCK], row[T.LINES_PER_BLOCK] = length, each

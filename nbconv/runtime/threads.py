@@ -25,7 +25,7 @@ from .processors import affinity, cpu_quota
 from .threading_layer import TORN, Layer, choose_layer
 from .twins import Twins
 
-__all__ = ["get_num_threads", "is_one_call", "launch", "num_threads", "set_num_threads", "threading_info"]
+__all__ = ["get_num_threads", "is_one_call", "is_shared", "launch", "num_threads", "set_num_threads", "threading_info"]
 
 _SLICE_SECONDS = 0.1  # between two looks at Ctrl-C
 _SLICE_WORK = 200_000_000  # of unknown speed: a millisecond on vector units, a fifth of a second on bad days
@@ -173,15 +173,20 @@ def launch(twins: Twins[Callable[..., None]], jobs: int, work: int, workers: int
     Long work is cut into slices, between which Python sees Ctrl-C: what was done by then is whole jobs.
     """
     workers = min(workers, jobs)
-    layer = _chosen_layer() if workers > 1 else None
-    if layer is None or work < layer.least_work:
-        layer, workers = None, 1
+    layer = _chosen_layer() if workers > 1 and is_shared(work) else None
+    if layer is None:
+        workers = 1
     _run_slices(twins, layer, jobs, workers, work, arguments)
+
+
+def is_shared(work: int) -> bool:
+    """Say whether `launch` shares so much work among several workers, where it may have them."""
+    return work >= _chosen_layer().least_work
 
 
 def is_one_call(jobs: int, work: int) -> bool:
     """Say whether `launch` would run all jobs in one call of the serial twin, as a caller in a hurry may do itself."""
-    alone = min(get_num_threads(), jobs) == 1 or work < _chosen_layer().least_work
+    alone = min(get_num_threads(), jobs) == 1 or not is_shared(work)
     return alone and work <= _SLICE_WORK
 
 
