@@ -94,8 +94,8 @@ def conv1d(
     >>> nbconv.conv1d(x, np.array([[[1, 1, 5]]], np.float32)).ravel()
     array([ 8., 17.], dtype=float32)
     """
-    spec = make_spec("conv1d", stride, padding, dilation, groups, 0, padding_mode)
-    return convolve(spec, x, weight, bias, activation, residual, out, algorithm, precision, device, stream)
+    parameters = "conv1d", stride, padding, dilation, groups, 0, padding_mode
+    return convolve(parameters, x, weight, bias, activation, residual, out, algorithm, precision, device, stream)
 
 
 def conv2d(
@@ -152,8 +152,8 @@ def conv2d(
            [12., 18., 18., 12.],
            [ 8., 12., 12.,  8.]])
     """
-    spec = make_spec("conv2d", stride, padding, dilation, groups, 0, padding_mode)
-    return convolve(spec, x, weight, bias, activation, residual, out, algorithm, precision, device, stream)
+    parameters = "conv2d", stride, padding, dilation, groups, 0, padding_mode
+    return convolve(parameters, x, weight, bias, activation, residual, out, algorithm, precision, device, stream)
 
 
 def conv_transpose1d(
@@ -210,8 +210,8 @@ def conv_transpose1d(
     >>> nbconv.conv_transpose1d(np.ones((2, 1)), np.ones((1, 1, 3))).ravel()
     array([1., 2., 2., 1.])
     """
-    spec = make_spec("conv_transpose1d", stride, padding, dilation, groups, output_padding, "zeros")
-    return convolve(spec, x, weight, bias, activation, residual, out, algorithm, precision, device, stream)
+    parameters = "conv_transpose1d", stride, padding, dilation, groups, output_padding, "zeros"
+    return convolve(parameters, x, weight, bias, activation, residual, out, algorithm, precision, device, stream)
 
 
 def conv_transpose2d(
@@ -265,8 +265,8 @@ def conv_transpose2d(
     >>> nbconv.conv_transpose2d(np.ones((1, 2, 2, 1)), np.ones((1, 1, 2, 2)), stride=2).shape
     (1, 4, 4, 1)
     """
-    spec = make_spec("conv_transpose2d", stride, padding, dilation, groups, output_padding, "zeros")
-    return convolve(spec, x, weight, bias, activation, residual, out, algorithm, precision, device, stream)
+    parameters = "conv_transpose2d", stride, padding, dilation, groups, output_padding, "zeros"
+    return convolve(parameters, x, weight, bias, activation, residual, out, algorithm, precision, device, stream)
 
 
 _cached_spec = lru_cache(maxsize=1024)(ConvSpec.of)
@@ -290,17 +290,18 @@ def _are_exact(values: tuple[Any, ...]) -> bool:
 
 
 def convolve(
-    spec: ConvSpec, x: Any, weight: Any, bias: Any, activation: Activation, residual: Any, out: Any, algorithm: str,
-    precision: str, device: str | None, stream: Any,
+    parameters: tuple[Any, ...], x: Any, weight: Any, bias: Any, activation: Activation, residual: Any, out: Any,
+    algorithm: str, precision: str, device: str | None, stream: Any,
 ) -> np.ndarray:  # fmt: skip
-    """Run any of the four: check everything, then bind, lay out the weights and launch."""
+    """Run any of the four, given those of `make_spec`: check everything, then bind, lay out the weights and launch."""
     key = None
     if out is residual is device is stream is None and type(x) is type(weight) is np.ndarray:
-        key = _key(spec, x, weight, bias, activation, algorithm, precision)
+        key = _key(parameters, x, weight, bias, activation, algorithm, precision)
         ready = _ready.get(key)
         y = None if ready is None else ready(x, weight, bias)
         if y is not None:
             return y
+    spec = make_spec(*parameters)
     op = spec.op
     arrays = {"x": x, "weight": weight, "bias": bias, "residual": residual}
     if elsewhere(op, precision, device, stream, *arrays.values(), out):
@@ -329,7 +330,7 @@ def convolve(
     if key is not None and weights.finite:
         if len(_ready) >= _READY_KEPT:
             _ready.clear()
-        _ready[key] = backend.ReadyFunction(geometry, plan, weight, address)
+        _ready[key] = backend.ready_function(geometry, plan, x, weight, bias, address)
     return y
 
 
@@ -339,18 +340,30 @@ _ready: dict[
 ] = {}  # what is known of calls that were made before, on arrays of the same shapes and strides
 
 
-def _key(spec: ConvSpec, x: np.ndarray, weight: np.ndarray, bias: Any, *rest: Any) -> Any:
+def _key(
+    parameters: tuple[Any, ...], x: np.ndarray, weight: np.ndarray, bias: Any, activation: Any, algorithm: Any,
+    precision: Any,
+) -> Any:  # fmt: skip
     """Name all that a call depends on but the numbers; None where it cannot be a key."""
     dtype = x.dtype
     if weight.dtype is not dtype or not dtype.isnative:
         return None
-    if not _holds_names(map(type, rest)) and not _are_names(rest):  # the usual case first
+    _, stride, padding, dilation, groups, output_padding, mode = parameters
+    if not (  # the usual case first
+        activation is None
+        and type(stride) is type(padding) is type(dilation) is type(groups) is type(output_padding) is int
+        and type(mode) is type(algorithm) is type(precision) is str
+    ) and not (_are_exact(parameters) and _are_names((activation, algorithm, precision))):
         return None
+    bias_shape = bias_strides = None
     if bias is not None:
         if type(bias) is not np.ndarray or bias.dtype is not dtype:
             return None
-        bias = bias.shape
-    return spec, x.shape, x.strides, weight.shape, weight.strides, bias, dtype.num, rest
+        bias_shape, bias_strides = bias.shape, bias.strides
+    return (
+        parameters, x.shape, x.strides, weight.shape, weight.strides, bias_shape, bias_strides, dtype.num, activation,
+        algorithm, precision,
+    )  # fmt: skip
 
 
 def _are_names(values: tuple[Any, ...]) -> bool:

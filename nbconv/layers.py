@@ -117,7 +117,7 @@ class _Layer:
             if len(self._ready) >= _READY_KEPT:
                 self._ready.clear()
             key = x.shape, x.strides, self._get_num_threads()
-            self._ready[key] = self._backend.ReadyLayer(plan, self._packed, self._numbers, self._address)
+            self._ready[key] = self._backend.ready_layer(plan, x, self._packed, self._numbers, self._address)
         return y
 
     def to(self, device: str) -> Any:

@@ -87,14 +87,17 @@ def _dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     """Name every step and what does it; of two steps with one name, one is enough."""
     from .cpu.backend import activation_address
-    from .cpu.loops import exchange_rows
+    from .cpu.loops import brief_entry, exchange_rows
     from .cpu.tiles import MOST_FAR_TAPS, SHORT_RUNS, dense_kind, full_tiles, max_narrow_rows, max_rows, sliding_rows
     from .runtime.calls import addition
+    from .runtime.entry import can_enter
     from .runtime.microkernel import NARROW, Slide, kind_lanes, short_kernel, sliding_kernel, tile_kernel
 
     compute = compute_dtype(dtype)
     yield f"{dtype} loops", partial(_convolve, dtype, 64, threads=1)
     yield f"{dtype} loops, threads", partial(_convolve, dtype, 4096, threads=2)
+    if can_enter():
+        yield f"{dtype} brief calls", partial(brief_entry, compute, dtype)
     stored = np.dtype(np.uint16) if dtype.itemsize == 2 else compute
     yield f"{dtype} rows with gaps", partial(exchange_rows, compute, stored)
     yield f"{dtype} columns", partial(_columns, dtype)

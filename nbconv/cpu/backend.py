@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from math import isfinite
+from collections.abc import Callable
+from functools import lru_cache, partial
+from math import isfinite, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -12,17 +13,18 @@ from numpy.lib.stride_tricks import as_strided
 from ..arrays import compute_dtype, flat_data, flat_steps, flat_view
 from ..geometry import ConvSpec, Geometry
 from ..runtime.calls import NOTHING, addition, elementwise
+from ..runtime.entry import can_enter
 from ..runtime.microkernel import DENSE, DOT
 from ..runtime.threads import get_num_threads, launch
-from ..runtime.workspace import give_back, take
+from ..runtime.workspace import give_back, hold, take
 from .activations import activation_function
 from .layout import Layout, in_place_layout, packed_layout
-from .loops import convolve
+from .loops import brief_entry, convolve
 from .memory_layout import four_steps, half_code
 from .plan import Plan, make_plan
 from .plan_rows import Memory
 from .tiles import are_few_channels
-from .weights import Packing, pack, plan_packing
+from .weights import Packing, pack, packer, plan_packing
 
 __all__ = [
     "ReadyFunction",
@@ -31,11 +33,18 @@ __all__ = [
     "activation_address",
     "find_plan",
     "prepare_weights",
+    "ready_function",
+    "ready_layer",
     "run",
     "run_plan",
 ]
 
 
+ReadyLayer = Callable[[np.ndarray], np.ndarray]
+ReadyFunction = Callable[[np.ndarray, np.ndarray, "np.ndarray | None"], "np.ndarray | None"]
+
+_BRIEF_WORK = 500_000  # operations: as many activations take a few milliseconds, when no other thread of Python runs
+_BRIEF_BYTES = 1 << 20  # of scratch
 _PLANS_KEPT = 256  # for each shape of weights: one for each shape and memory layout of x
 
 
@@ -170,41 +179,79 @@ def _launch(
     give_back(scratch)
 
 
-class ReadyLayer:
-    """A layer's call on x of one shape and memory layout, all else known."""
+def ready_layer(plan: Plan, x: np.ndarray, weights: Weights, bias: np.ndarray, activation: int) -> ReadyLayer:
+    """Give a layer's call on arrays of the shape and memory layout of `x`, all else known."""
+    bias = _repeated(bias, plan.merged)
+    shape, dtype, empty = plan.output_shape, x.dtype, np.empty
+    brief = _brief_call(plan, x, bias.dtype, activation)
+    if brief is not None:
+        run = partial(brief, weights.data[weights.start :], bias)
+        return lambda x: run(x, empty(shape, dtype))
+    operands = weights.data, weights.start, bias
 
-    def __init__(self, plan: Plan, weights: Weights, bias: np.ndarray, activation: int) -> None:
-        self.plan, self.shape = plan, plan.output_shape
-        self.operands = weights.data, weights.start, _repeated(bias, plan.merged)
-        self.activation = activation
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Compute into a new array."""
-        y = np.empty(self.shape, x.dtype)
-        if self.plan.jobs:
-            _launch(self.plan, x, self.operands, y, _flat_new(y), self.activation, None)
-        return y
-
-
-class ReadyFunction:
-    """A function's call on arrays of one shape and memory layout each, all else known."""
-
-    def __init__(self, geometry: Geometry, plan: Plan, weight: np.ndarray, activation: int) -> None:
-        spec = geometry.spec
-        self.c_out, self.plan, self.activation = geometry.c_out, plan, activation
-        _, self.packing = _layout(spec, weight.shape, weight.strides, weight.dtype, True, True)
-        self.looks, self.threads = _may_leave_out(spec, weight.shape, weight.dtype), get_num_threads()
-
-    def __call__(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
-        """Compute into a new array; None where not all weights are finite, or the threads are others than then."""
-        if self.threads != get_num_threads() or (self.looks and not _is_finite(weight)):
-            return None
-        plan = self.plan
-        y = np.empty(plan.output_shape, x.dtype)
+    def call(x: np.ndarray) -> np.ndarray:
+        y = empty(shape, dtype)
         if plan.jobs:
-            numbers = _repeated(prepare_bias(bias, self.c_out, x.dtype), plan.merged)
-            _launch(plan, x, (*_lay_out(weight, self.packing), numbers), y, _flat_new(y), self.activation, None)
+            _launch(plan, x, operands, y, _flat_new(y), activation, None)
         return y
+
+    return call
+
+
+def ready_function(
+    geometry: Geometry, plan: Plan, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, activation: int
+) -> ReadyFunction:
+    """Give a function's call on arrays of the shapes and memory layouts of these, all else known.
+
+    It gives None where not all weights are finite, or the threads are others than now.
+    """
+    shape, dtype, empty = plan.output_shape, x.dtype, np.empty
+    spec, c_out, compute = geometry.spec, geometry.c_out, compute_dtype(dtype)
+    looks, threads = _may_leave_out(spec, weight.shape, dtype), get_num_threads()
+    _, packing = _layout(spec, weight.shape, weight.strides, dtype, True, True)
+
+    def lay_out_bias(bias: np.ndarray | None) -> np.ndarray:
+        return _repeated(prepare_bias(bias, c_out, dtype), plan.merged)
+
+    brief = _brief_call(plan, x, compute, activation)
+    if brief is not None and (packing is not None or _begins_lowest(weight)):
+        lay_out = packer(packing)
+        as_it_is = bias is not None and (bias.dtype, bias.strides, plan.merged) == (compute, (compute.itemsize,), 1)
+
+        def call_briefly(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
+            if looks and not _is_finite(weight):
+                return None
+            return brief(lay_out(weight), bias if as_it_is else lay_out_bias(bias), x, empty(shape, dtype))
+
+        return call_briefly
+
+    def call(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
+        if threads != get_num_threads() or (looks and not _is_finite(weight)):
+            return None
+        y = empty(shape, dtype)
+        if plan.jobs:
+            operands = *_lay_out(weight, packing), lay_out_bias(bias)
+            _launch(plan, x, operands, y, _flat_new(y), activation, None)
+        return y
+
+    return call
+
+
+def _brief_call(plan: Plan, x: np.ndarray, compute: np.dtype, activation: int) -> Callable[..., np.ndarray] | None:
+    """Give `(w, bias, x, y) -> y` for a plan so small that it may hold the interpreter's lock; else None."""
+    work = max(plan.flops, prod(plan.output_shape))  # outputs without taps are work too
+    scratch_bytes = plan.work_size * compute.itemsize + plan.notes_size * 8
+    is_small = plan.is_one_call and plan.jobs > 0 and work <= _BRIEF_WORK and scratch_bytes <= _BRIEF_BYTES
+    if not (is_small and _begins_lowest(x) and can_enter()):
+        return None
+    enter, address = brief_entry(compute, x.dtype)
+    call_row = np.array([address, plan.jobs, activation], np.int64)
+    return partial(enter, call_row, plan.table, *hold(compute, plan.work_size, plan.notes_size))
+
+
+def _begins_lowest(array: np.ndarray) -> bool:
+    """Say whether each number of an array lies a whole number of them behind its first."""
+    return all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
 
 
 def _flat_new(y: np.ndarray) -> tuple[np.ndarray, int]:

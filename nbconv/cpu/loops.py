@@ -6,11 +6,13 @@ planner has turned each into phases, lines, segments and columns (see `tables`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
 from ..runtime.calls import NOTHING, add_tile, address_of, call, map_tile
+from ..runtime.entry import entry
 from ..runtime.halves import float_to_bfloat16, float_to_float16
 from ..runtime.integers import larger, smaller
 from ..runtime.jit import helper, overload, serial
@@ -21,7 +23,7 @@ from . import strips as S
 from . import tables as T
 from .panels import fill_panel, padded_row
 
-__all__ = ["convolve", "exchange_rows", "store_numbers"]
+__all__ = ["brief_entry", "convolve", "exchange_rows", "store_numbers"]
 
 
 @twins
@@ -63,6 +65,29 @@ def convolve(
                         residual, residual_start, y, y_start, activation, addition, plan, phase, work, notes,
                     )  # fmt: skip
                 strip = strip_end
+
+
+@helper
+def _convolve_briefly(call_row, plan, work, notes, w, bias, x, y):
+    """Run all jobs of `convolve`; its address, their number and the activation stand in `call_row`."""
+    start, nothing = np.int64(0), np.int64(NOTHING)
+    call(
+        call_row[0], (start, call_row[1], start, x, start, w, start, bias, y, start, y, start, call_row[2], nothing,
+        plan, work, notes),
+    )  # fmt: skip
+
+
+@lru_cache
+def brief_entry(compute: np.dtype, stored: np.dtype) -> tuple[Callable[..., np.ndarray], int]:
+    """Compile the entry `(call_row, plan, work, notes, w, bias, x, y)` for these types; add `convolve`'s address."""
+    words = np.empty(0, np.uint16 if stored.itemsize == 2 else stored)
+    integers, numbers = np.empty(0, np.int64), np.empty(0, compute)
+    address = address_of(
+        convolve.serial,
+        (0, 0, 0, words, 0, numbers, 0, numbers, words, 0, words, 0, 0, 0, integers, numbers, integers),
+    )
+    dtypes = (array.dtype for array in (integers, integers, numbers, integers, numbers, numbers, words, words))
+    return entry(_convolve_briefly, tuple(dtypes), f"enter_{compute}_{words.dtype}"), address
 
 
 @helper

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +26,11 @@ from . import tables as T
 from .layout import Packed, channels_of
 from .memory_layout import half_code
 
-__all__ = ["Packing", "pack", "plan_packing"]
+__all__ = ["Packing", "pack", "packer", "plan_packing"]
 
 _TOGETHER = 1 << 16  # numbers of the weights that are read together: each line comes to L2 once for all its taps
 _WORTH_BLOCKS = 1 << 17  # numbers; those of fewer stay in cache however far apart they lie
+_FEW = 1 << 12  # numbers: an aligned place for them would take longer than their loads from any other
 _LONG_RUN = 10  # taps that fill a vector so well that a block of them is faster than a strided copy
 
 Axes = tuple[tuple[int, int, int], ...]
@@ -82,6 +85,16 @@ def pack(packing: Packing, weight: np.ndarray) -> np.ndarray:
         to_rows, source_rows = np.empty((2, lanes(dtype)), np.int64)
         _transpose_blocks(packed, to_rows, weight, source_rows, start, *block)
     return packed
+
+
+def packer(packing: Packing | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Give `pack` for weights of one shape, memory layout and type, sooner where they are few; None leaves them."""
+    if packing is None:
+        return lambda weight: weight
+    if packing.axes is None or packing.size > _FEW:
+        return partial(pack, packing)
+    axes = packing.axes
+    return lambda weight: weight.transpose(axes).copy()
 
 
 def plan_packing(

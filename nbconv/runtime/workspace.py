@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Workspace", "aligned_empty", "give_back", "take"]
+__all__ = ["Workspace", "aligned_empty", "give_back", "hold", "take"]
 
 _KEPT_BYTES = 2 << 20  # a larger one is let go
 _LINE = 64
@@ -26,6 +26,7 @@ class Workspace(NamedTuple):
 # By the size of a number: as many as threads have called at once, within reason. Both ends of a deque are atomic.
 _singles: deque[Workspace] = deque(maxlen=4)
 _doubles: deque[Workspace] = deque(maxlen=4)
+_held: dict[np.dtype, tuple[np.ndarray, np.ndarray]] = {}
 
 
 def take(dtype: np.dtype, numbers: int, integers: int) -> Workspace:
@@ -46,6 +47,17 @@ def give_back(scratch: Workspace) -> None:
     """Keep scratch for the next call; what a call leaves by an exception is simply let go."""
     if scratch.home is not None:
         scratch.home.append(scratch)
+
+
+def hold(dtype: np.dtype, numbers: int, integers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give scratch of at least these sizes that all calls share which never let go of the interpreter's lock."""
+    held = _held.get(dtype)
+    if held is None or held[0].size < numbers or held[1].size < integers:
+        before = (0, 0) if held is None else (held[0].size, held[1].size)
+        # Powers of two: what was given before lives on beside it, and must stay little.
+        sizes = [max(size, 1 << wanted.bit_length()) for size, wanted in zip(before, (numbers, integers), strict=True)]
+        held = _held[dtype] = aligned_empty(sizes[0], dtype), np.empty(sizes[1], np.int64)
+    return held
 
 
 def _make(dtype: np.dtype, numbers: int, integers: int, home: deque[Workspace]) -> Workspace:
