@@ -27,6 +27,7 @@ from nbconv.runtime.microkernel import (
     TRIMMED,
     Slide,
     correlating_kernel,
+    far_kernel,
     grouped,
     kind_lanes,
     run_tile,
@@ -96,7 +97,7 @@ def check_tile(dtype: np.dtype, kind: int, rows: int, vectors: int, last: int, r
     assert np.isnan(c).sum() == GAP + all_rows * GAP
     if kind == DENSE and vectors > 1:
         c[:] = np.nan
-        compiled_run_tile(tile_kernel(dtype, kind, rows, vectors, True), *arguments, c, *place)
+        compiled_run_tile(far_kernel(dtype, rows, vectors), *arguments, c, *place)
         np.testing.assert_array_equal(c, expected)
     if kind == DENSE:
         by_hand = bias[1 : 1 + columns] + sum(

@@ -23,7 +23,7 @@ from .loops import brief_entry, convolve
 from .memory_layout import four_steps, half_code
 from .plan import Plan, make_plan
 from .plan_rows import Memory
-from .tiles import are_few_channels
+from .tiles import is_better_sliding
 from .weights import Packing, pack, packer, plan_packing
 
 __all__ = [
@@ -74,9 +74,11 @@ def _may_leave_out(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtyp
     """Say whether taps that meet no data are left out: must be, or may be where all weights are finite."""
     if spec.transposed or spec.padding_mode != "zeros":
         return spec.transposed
-    if spec.ndim == 2 or spec.groups > 1 or are_few_channels(weight_shape[1]):
+    if spec.ndim == 2 or spec.groups > 1:
         return True
-    return packed_layout(spec, weight_shape, compute_dtype(dtype)).kind == DOT
+    compute = compute_dtype(dtype)
+    layout = packed_layout(spec, weight_shape, compute)
+    return layout.kind == DOT or is_better_sliding(weight_shape[1], layout.widest, compute)
 
 
 def _is_finite(weight: np.ndarray) -> bool:

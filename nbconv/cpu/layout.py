@@ -40,6 +40,11 @@ class Layout:
     plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     """Plans made for these weights, by everything that they depend on."""
 
+    @property
+    def widest(self) -> int:
+        """The most vectors in a tile."""
+        return max((column[T.VECTORS] for columns in self.columns for column in columns), default=1)
+
 
 @dataclass(frozen=True, eq=False)
 class Packed(Layout):

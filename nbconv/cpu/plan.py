@@ -19,6 +19,7 @@ from ..runtime.microkernel import (
     DOT,
     NARROW,
     Slide,
+    far_kernel,
     kind_lanes,
     short_kernel,
     sliding_kernel,
@@ -38,8 +39,8 @@ from .tiles import (
     LARGE_WINDOW,
     MOST_FAR_TAPS,
     SHORT_RUNS,
-    are_few_channels,
     blocking,
+    is_better_sliding,
     max_dot_rows,
     max_grouped_rows,
     max_narrow_rows,
@@ -96,7 +97,7 @@ class _Builder:
         self.group_channels = geometry.c_in // geometry.groups
         self.repeat = geometry.c_out // geometry.c_in if self.depthwise else 1
         self.channels = geometry.c_out if self.depthwise else geometry.c_in
-        self.widest = max((column[T.VECTORS] for columns in layout.columns for column in columns), default=1)
+        self.widest = layout.widest
         self.h, self.w = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
         self.phases = list(list_phases(geometry, layout, self.lanes))
         self.flops = self._count_flops()
@@ -139,7 +140,7 @@ class _Builder:
         if layout.kind == DOT:
             gains = self.group_channels >= self.lanes  # taps of a row are no longer one run
         else:
-            gains = geometry.groups > 1 or are_few_channels(self.group_channels)
+            gains = geometry.groups > 1 or is_better_sliding(self.group_channels, self.widest, memory.compute)
             gains = gains and layout.kind != DEPTHWISE and max(layout.merged) == 1
         return (
             gains
@@ -451,6 +452,8 @@ class _Builder:
                     kernels[vectors, rows] = spreading_kernel(compute, kind, slide, terms, step, rows, vectors)
                 elif short and vectors == 1:
                     kernels[vectors, rows] = short_kernel(compute, kind, run, rows)
+                elif self.far and vectors > 1:
+                    kernels[vectors, rows] = far_kernel(compute, rows, vectors)
                 else:
-                    kernels[vectors, rows] = tile_kernel(compute, kind, rows, vectors, self.far and vectors > 1)
+                    kernels[vectors, rows] = tile_kernel(compute, kind, rows, vectors)
         return list(map(int, kernels.ravel()))

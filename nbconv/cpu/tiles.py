@@ -21,10 +21,10 @@ __all__ = [
     "MOST_FAR_TAPS",
     "SHORT_RUNS",
     "Blocking",
-    "are_few_channels",
     "blocking",
     "dense_kind",
     "full_tiles",
+    "is_better_sliding",
     "is_small_group",
     "max_dot_columns",
     "max_dot_rows",
@@ -71,8 +71,8 @@ _SPREADING_SPARE = 2
 # Weights that do not fit there come from memory, for the fewest rows: so many vectors, of windows that do and do not
 # move by single steps, are worth it.
 _FAR_WEIGHTS = 36, 24
-# Channels up to which ungrouped tiles slide: with more, a run over the taps of a row of the kernel is as fast. So many
-# terms of a tap are written out.
+# Channels up to which ungrouped tiles slide: with more, a run over the taps of a row of the kernel is as fast, but for
+# one vector of columns, which has a load for each multiply-add. So many terms of a tap are written out.
 _FEW_CHANNELS = 4
 
 
@@ -134,9 +134,9 @@ def spreading_rows(taps: int, stride: int, vectors: int) -> tuple[int, ...]:
     return tuple(rows for rows in _SPREADING_ROWS if rows <= most and stride < taps)
 
 
-def are_few_channels(channels: int) -> bool:
-    """Say whether an ungrouped convolution of so many channels is faster where its window slides."""
-    return channels <= _FEW_CHANNELS
+def is_better_sliding(channels: int, vectors: int, dtype: np.dtype) -> bool:
+    """Say whether ungrouped tiles are faster where their window slides, of so many channels and vectors of columns."""
+    return channels <= _FEW_CHANNELS or (vectors == 1 and channels * dtype.itemsize >= host_target().vector_bytes)
 
 
 def spreading_terms(terms: int) -> int:

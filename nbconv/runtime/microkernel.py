@@ -43,6 +43,7 @@ __all__ = [
     "TRIMMED",
     "Slide",
     "correlating_kernel",
+    "far_kernel",
     "group_of",
     "grouped",
     "kind_lanes",
@@ -143,7 +144,7 @@ def run_tile_at(
 ) -> None:  # fmt: skip
     """Compute as `run_tile` does, given places; `taps` are counted from those of the tables of taps.
 
-    A tile of `far` weights asks, at each term, for the line at `ahead`, and goes on from there by `ahead_step` bytes.
+    A tile of `far_kernel` asks, at each term, for the line at `ahead`, and goes on from there by `ahead_step` bytes.
     """
     x_taps, w_taps = (taps_at.array[taps_at.start :] for taps_at in (a_taps, b_taps))
     run_tile(
@@ -156,17 +157,23 @@ def _view(flat: np.ndarray, start: int, shape: tuple[int, ...], steps: tuple[int
 
 
 @cache
-def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int, far: bool = False) -> int:
-    """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address.
-
-    Where weights are `far`, beyond L2, a dense one asks for those of the next tile of columns ahead.
-    """
+def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
+    """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address."""
     if pure():
         return (kind << 16) | (rows << 8) | vectors
     width = kind_lanes(kind, dtype)
     is_dot = kind & DOT
-    tile = dot_code(dtype, rows, vectors, width) if is_dot else tile_code(dtype, kind, rows, vectors, width, far)
-    return _compile(tile, f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}{'_far' * far}")
+    tile = dot_code(dtype, rows, vectors, width) if is_dot else tile_code(dtype, kind, rows, vectors, width)
+    return _compile(tile, f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}")
+
+
+@cache
+def far_kernel(dtype: np.dtype, rows: int, vectors: int) -> int:
+    """Compile a dense kernel that asks for the weights of the next tile of columns ahead: for those beyond L2."""
+    if pure():
+        return tile_kernel(dtype, DENSE, rows, vectors)
+    width = lanes(dtype)
+    return _compile(tile_code(dtype, DENSE, rows, vectors, width, True), f"far_{dtype.name}_{rows}x{vectors}x{width}")
 
 
 @cache
