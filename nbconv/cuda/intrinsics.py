@@ -198,24 +198,29 @@ else:
 
     def _copy(size, cache):
         """Make an asynchronous copy of `size` bytes from global to shared memory; zeros where it is not valid."""
-        text = f"cp.async.{cache}.shared.global [$0+$3], [$1], {size}, $2;"
+        instruction = f"@%wanted cp.async.{cache}.shared.global [$0+$4], [$1+$5], {size}, $2;"
+        text = f"{{ .reg .pred %wanted; setp.ne.b32 %wanted, $3, 0; {instruction} }}"
 
         @intrinsic
-        def copy(typingctx, shared, to, offset, array, start, valid):
+        def copy(typingctx, shared, to, offset, array, start, further, valid, wanted):
             if not (_is_flat(shared) and _is_flat(array)):
                 return None
-            signature = types.void(shared, to, offset, array, start, valid)
+            signature = types.void(shared, to, offset, array, start, further, valid, wanted)
 
             def codegen(context, builder, signature, args):
+                def number(i, kind=types.int32):
+                    return context.cast(builder, args[i], signature.args[i], kind)
+
+                def chosen(i, size):
+                    return builder.select(builder.trunc(number(i, types.boolean), ir.IntType(1)), _I32(size), _I32(0))
+
                 target = _shared_address(builder, _pointer(context, builder, signature, args, 0, 1))
-                # A constant by the time that it matters, and part of the instruction.
-                further = builder.mul(context.cast(builder, args[2], signature.args[2], types.int32), _I32(4))
                 source = _global_address(builder, _pointer(context, builder, signature, args, 3, 4))
-                valid = context.cast(builder, args[5], signature.args[5], types.boolean)
-                length = builder.select(builder.trunc(valid, ir.IntType(1)), _I32(size), _I32(0))
-                kind = ir.FunctionType(_VOID, [_I32, _I64, _I32, _I32])
-                asm = ir.InlineAsm(kind, text, "r,l,r,n,~{memory}", side_effect=True)
-                builder.call(asm, [target, source, length, further])
+                # Constants by the time that it matters, and parts of the instruction.
+                offsets = [builder.mul(number(i), _I32(4)) for i in (2, 5)]
+                kind = ir.FunctionType(_VOID, [_I32, _I64, _I32, _I32, _I32, _I32])
+                asm = ir.InlineAsm(kind, text, "r,l,r,r,n,n,~{memory}", side_effect=True)
+                builder.call(asm, [target, source, chosen(6, size), chosen(7, 1), *offsets])
                 return context.get_dummy_value()
 
             return signature, codegen

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..geometry import Geometry
-from . import depthwise, gemm, gemm_tiles, general, split_reduction, tensor_core
+from . import depthwise, gemm, gemm_tiles, general, rim, split_reduction, tensor_core
 from . import table as T
 from .driver import SIMULATED, compute_capability, cuda, wait
 
@@ -41,14 +41,16 @@ MOST_Z = 65535  # blocks along z; kernels that may need more walk on in steps of
 class Launch:
     """A kernel with its grid, its block and its shared memory; called with a stream, then the kernel's arguments.
 
-    `slice_steps` is that of the kernel's table, see `split_reduction`.
+    `slice_steps` is that of the kernel's table, see `split_reduction`; `pads` says that the table is of the padded x,
+    see `rim`.
     """
 
     def __init__(
-        self, kernel: Any, grid: tuple[int, int, int], block: int, shared: int = 0, slice_steps: int = T.WHOLE
-    ) -> None:
+        self, kernel: Any, grid: tuple[int, int, int], block: int, shared: int = 0, slice_steps: int = T.WHOLE,
+        pads: bool = False,
+    ) -> None:  # fmt: skip
         self.kernel, self.grid, self.block, self.shared = kernel, grid, block, shared
-        self.slice_steps = slice_steps
+        self.slice_steps, self.pads = slice_steps, pads
         self._configured: dict[Any, Any] = {}
 
     def __call__(self, stream: Any, *arguments: Any) -> None:
@@ -94,12 +96,22 @@ class Split(NamedTuple):
     sum_up: Launch
 
 
+class Rim(NamedTuple):
+    """What lays `size` numbers down, x and what padding shows around it: launched with (x, target, table, sizes)."""
+
+    launch: Launch
+    size: int
+    table: Any
+    sizes: Any
+
+
 class Plan(NamedTuple):
     """A product, ready to be launched with (x, weight, bias, residual, y, table)."""
 
     launch: Launch
     table: Any
     split: Split | None = None
+    rim: Rim | None = None
 
 
 @lru_cache(maxsize=1024)
@@ -114,14 +126,35 @@ def upload_table(numbers: bytes, device: int) -> Any:
 def make_plan(key: Key) -> Plan:
     """Choose the kernel for a product that has something to write."""
     T.check_sizes(key.geometry)
-    table = T.build_table(key.geometry, key.activation, key.residual)
     launch: Launch | None = None
     for choose in CHOICES:
         launch = choose(key)
         if launch is not None:
             break
     assert launch is not None, "the general kernel takes everything"
-    return Plan(launch, upload_table(table.tobytes(), key.device), _split(key, launch))
+    rim_of_x = None
+    if launch.pads:
+        rim_of_x = plan_rim(key.geometry, key.device)
+        key = key._replace(geometry=rim.padded(key.geometry))
+    table = T.build_table(key.geometry, key.activation, key.residual)
+    return Plan(launch, upload_table(table.tobytes(), key.device), _split(key, launch), rim_of_x)
+
+
+def can_pad(geometry: Geometry) -> bool:
+    """Say whether x with its padding is not too large."""
+    return rim.padded_size(geometry) <= T.MOST_NUMBERS
+
+
+@lru_cache(maxsize=1024)
+def plan_rim(geometry: Geometry, device: int) -> Rim | None:
+    """Plan to lay x down with its padding; None where that is zeros, or none, and x can be read as it is."""
+    if rim.padded(geometry).axes == geometry.axes:
+        return None
+    sizes = rim.rim_sizes(geometry)
+    lines, numbers = geometry.n * int(sizes[0]), int(sizes[1]) * geometry.c_in
+    launch = over_items(rim.lay_rim, numbers, rim.THREADS, y=min(lines, MOST_Z))
+    tables = (upload_table(table.tobytes(), device) for table in (T.build_table(geometry), sizes))
+    return Rim(launch, rim.padded_size(geometry), *tables)
 
 
 def _split(key: Key, launch: Launch) -> Split | None:
@@ -165,8 +198,11 @@ def _depthwise(key: Key) -> Launch | None:
 
 
 def _tiled(key: Key) -> Launch | None:
-    geometry, itemsize = key.geometry, ITEMSIZES.get(key.dtype)
-    if itemsize is None or not key.aligned or not tiles_run(key.device) or not gemm_tiles.covers(geometry):
+    itemsize = ITEMSIZES.get(key.dtype)
+    if itemsize is None or not key.aligned or not tiles_run(key.device) or not can_pad(key.geometry):
+        return None
+    geometry = rim.padded(key.geometry)
+    if not gemm_tiles.covers(geometry):
         return None
     kind = tensor_kind(key.dtype, key.precision)
     masked = gemm_tiles.needs_mask(geometry, itemsize)
@@ -178,7 +214,8 @@ def _tiled(key: Key) -> Launch | None:
         kernel = tensor_core.KERNELS[kind, tile, masked]
     steps = split_reduction.slice_steps(geometry, tile) if key.dtype == "float32" else T.WHOLE
     slices = split_reduction.slices(geometry, steps)
-    return Launch(kernel, *gemm_tiles.launch(geometry, tile, slices), slice_steps=steps)
+    pads = geometry is not key.geometry
+    return Launch(kernel, *gemm_tiles.launch(geometry, tile, slices), slice_steps=steps, pads=pads)
 
 
 def _general(key: Key) -> Launch | None:

@@ -66,6 +66,7 @@ STRIDE_H = next(_places)
 STRIDE_W = next(_places)
 DILATION_H = next(_places)
 DILATION_W = next(_places)
+SPAN_W = next(_places)  # of the taps: how many there are times the dilation
 LO_H = next(_places)
 LO_W = next(_places)
 WEIGHT_START = next(_places)
@@ -181,6 +182,7 @@ def build_table(
                 part.tap_step,
             )  # fmt: skip
             fields[list(places)] = numbers
+        fields[SPAN_W] = phase.w.axis.taps * phase.w.axis.dilation
     return table
 
 
