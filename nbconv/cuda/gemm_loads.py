@@ -161,7 +161,7 @@ def copy_left(
             if channel >= channels:
                 channel = next_tap(table, fields, channel, channels, rows, walk, own, stride, address)
             for r in range(rows):
-                copy16(shared, to, r * row_step, x, int32(address[r] + channel), 0, address[r] != OUTSIDE, True)
+                copy16(shared, to, r * row_step, x, int32(address[r] + channel), address[r] != OUTSIDE)
         more = to != last
         to = int32(to + half_step)
     return channel, to
@@ -193,7 +193,7 @@ def copy_numbers(shared, to, row_step, x, channel, channels, rows, address, chun
         for i in range(chunk):
             wanted = uint32(int32(channel + i)) < uint32(channels)
             if chunk == 4:
-                copy4(shared, to, r * row_step + i, x, start, i, valid, wanted)
+                copy4(shared, to, r * row_step + i, x, start, valid, i, wanted)
             elif wanted:
                 copy_half(shared, int32(2 * int32(to + r * row_step) + i), x, start, i, valid)
 
@@ -215,6 +215,6 @@ def copy_right(shared, to, to_step, weight, place, step, end, copies, takes_part
     """
     for q in range(copies):
         if takes_part:
-            copy16(shared, to, q * to_step, weight, place, 0, place < end, True)
+            copy16(shared, to, q * to_step, weight, place, place < end)
         place = uint32(place + step)
     return place

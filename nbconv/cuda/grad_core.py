@@ -54,9 +54,9 @@ def copy_windows(
         start = int32(int32(position[1] + int32(position[0] * table[T.C_IN])) + offset)
         valid = (position[1] != OUTSIDE) & (uint32(position[0]) < uint32(width)) & (position[2] > 0)
         if masked:
-            copy4(shared, to, 0, windows, start, 0, valid, True)
+            copy4(shared, to, 0, windows, start, valid, 0, True)
         else:
-            copy16(shared, to, 0, windows, start, 0, valid, True)
+            copy16(shared, to, 0, windows, start, valid)
         more = to != last
         to = int32(to + to_step)
         position[2] = int32(position[2] - step)
@@ -84,9 +84,9 @@ def copy_points(shared, to, to_step, points, table, place, end, step, copies, ma
     more = True
     while more:
         if masked:
-            copy4(shared, to, 0, points, place, 0, place < end, True)
+            copy4(shared, to, 0, points, place, place < end, 0, True)
         else:
-            copy16(shared, to, 0, points, place, 0, place < end, True)
+            copy16(shared, to, 0, points, place, place < end)
         more = to != last
         to = int32(to + to_step)
         place = uint32(place + uint32(stride))

@@ -19,7 +19,7 @@ from .packing import pack_table, widen_numbers
 from .plan import (
     ITEMSIZES,
     Launch,
-    can_pad,
+    can_count,
     over_items,
     plan_rim,
     tensor_kind,
@@ -97,8 +97,8 @@ def grad_weight(
     windows, points = contiguous(windows, stream), contiguous(points, stream)
     dtype = weight.dtype
     whole = padded(pairs)
-    if dtype in ITEMSIZES and tiles_run(weight.device) and grad_gemm.covers(whole) and can_pad(pairs):
-        windows = with_rim(windows, plan_rim(pairs, weight.device), stream)
+    if dtype in ITEMSIZES and tiles_run(weight.device) and grad_gemm.covers(whole) and can_count(whole):
+        windows = with_rim(windows, plan_rim(pairs, whole, weight.device), stream)
         pairs = whole
     kind = _tensor_kind(pairs, dtype, windows.aligned and points.aligned, precision, weight.device)
     if kind is None and dtype in ("float16", "bfloat16") and tiles_run(weight.device) and grad_gemm.covers(pairs):

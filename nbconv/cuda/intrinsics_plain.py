@@ -91,22 +91,18 @@ def store_int(array, base, offset, value):
     array[base + offset] = value
 
 
-def copy16(shared, to, offset, array, start, further, valid, wanted):
-    """Copy 16 bytes to shared memory, asynchronously, where `wanted`: zeros where that is not `valid`.
+def copy16(shared, to, offset, array, start, valid):
+    """Copy 16 bytes to shared memory, asynchronously; zeros where `valid` is false. `offset` is a constant."""
+    _copy(shared, to + offset, array, start, valid, 16)
 
-    `offset` and `further` are constants, in words of four bytes.
+
+def copy4(shared, to, offset, array, start, valid, further, wanted):
+    """Copy 4 bytes to shared memory, asynchronously, if `wanted`: zeros where `valid` is false.
+
+    `offset` and `further`, of the place in the array, are constants.
     """
     if wanted:
-        _copy(shared, to + offset, array, start + further * 4 // array.dtype.itemsize, valid, 16)
-
-
-def copy4(shared, to, offset, array, start, further, valid, wanted):
-    """Copy 4 bytes to shared memory, asynchronously, where `wanted`: zeros where that is not `valid`.
-
-    `offset` and `further` are constants, in words of four bytes.
-    """
-    if wanted:
-        _copy(shared, to + offset, array, start + further * 4 // array.dtype.itemsize, valid, 4)
+        _copy(shared, to + offset, array, start + further, valid, 4)
 
 
 def copy_commit():

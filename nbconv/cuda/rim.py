@@ -1,7 +1,11 @@
-"""Padding that repeats data, laid down around a copy of x: the tiled kernels then read it as any other data.
+"""What surrounds x, laid down around a copy of it: the tiled kernels then read it as any other data.
 
-Their copies fill with zeros what lies outside for nothing; finding out what else is shown there would be much of the
-code of every tile. The copy reads and writes x once, where a tile reads it once for each tap.
+Padding that repeats data. Their copies fill with zeros what lies outside for nothing; finding out what else is shown
+there would be much of the code of every tile. To lay x down is to read and write it once; a tile reads it for each tap.
+
+Zeros, where few channels make runs. The taps of a line of x lie side by side in memory where their dilation is 1 and
+there is one group: they are one tap of so many times the channels, if no tap lies outside. Number by number, as such x
+is read, tiles otherwise look for the rows of another tap every few numbers.
 """
 
 from __future__ import annotations
@@ -18,17 +22,18 @@ from . import table as T
 from .driver import cuda, kernel
 from .integers import source_position, split
 
-__all__ = ["THREADS", "lay_rim", "padded", "padded_size", "rim_sizes"]
+__all__ = ["THREADS", "lay_rim", "makes_runs", "padded", "size_of_x", "sizes_of_x"]
 
 THREADS = 256
-SIZE_H, SIZE_W = range(2)  # the places of `rim_sizes`
+LITTLE = 4  # times fewer numbers than the result: the copy of x
+SIZE_H, SIZE_W = range(2)  # the places of `sizes_of_x`
 
 
 @lru_cache(maxsize=1024)
-def padded(geometry: Geometry) -> Geometry:
-    """Give the same operation on the padded x: the geometry itself where padding is zeros."""
+def padded(geometry: Geometry, zeros: bool = False) -> Geometry:
+    """Give the same convolution on x with its padding, if that repeats data, or its `zeros` are to be laid down too."""
     spec = geometry.spec
-    if spec.padding_mode == "zeros":
+    if spec.padding_mode == "zeros" and not zeros:
         return geometry
     axes = tuple(
         Axis(axis.lo + axis.size + axis.hi, axis.taps, axis.stride, axis.dilation, 0, 0, axis.out)
@@ -38,21 +43,29 @@ def padded(geometry: Geometry) -> Geometry:
     return replace(geometry, spec=spec, axes=axes)
 
 
-def padded_size(geometry: Geometry) -> int:
-    """Count the numbers of the padded x."""
-    return geometry.n * math.prod(axis.size for axis in padded(geometry).axes) * geometry.c_in
+def makes_runs(geometry: Geometry) -> bool:
+    """Say whether taps side by side should become one, with all padding laid down: where that copy costs little."""
+    axis, channels = geometry.axes[-1], geometry.c_in
+    one_line = not geometry.spec.transposed and geometry.groups == 1 and axis.dilation == 1 and axis.taps > 1
+    free = all(axis.lo == axis.hi == 0 for axis in geometry.axes) or geometry.spec.padding_mode != "zeros"
+    return one_line and (free or LITTLE * channels <= geometry.c_out)
 
 
-def rim_sizes(geometry: Geometry) -> np.ndarray:
-    """Give the sizes of the padded x, (H, W), int32."""
-    return np.array([1, *(axis.size for axis in padded(geometry).axes)][-2:], np.int32)
+def size_of_x(geometry: Geometry) -> int:
+    """Count the numbers of x."""
+    return geometry.n * math.prod(axis.size for axis in geometry.axes) * geometry.c_in
+
+
+def sizes_of_x(geometry: Geometry) -> np.ndarray:
+    """Give the sizes of x, (H, W), int32."""
+    return np.array([1, *(axis.size for axis in geometry.axes)][-2:], np.int32)
 
 
 @kernel()
 def lay_rim(x, target, table, sizes):
     """Copy x and what padding shows around it.
 
-    Math     target[n, h, w, c] = x[n, shown(h - lo_h), shown(w - lo_w), c]
+    Math     target[n, h, w, c] = x[n, shown(h - lo_h), shown(w - lo_w), c], or 0 where nothing is shown
     Shapes   x, target flat, channels last; x as `table` says, target with the sizes of `sizes`
     Threads  one for each number of a line, going down the lines of all samples in steps of grid y
     """
@@ -68,6 +81,9 @@ def lay_rim(x, target, table, sizes):
     while line < int32(table[T.SAMPLES] * sizes[SIZE_H]):
         sample, h = split(line, sizes[SIZE_H])
         h = source_position(int32(h - table[fields + T.LO_H]), table[T.SIZE_H], mode)
-        start = int32(int32(int32(int32(sample * table[T.SIZE_H]) + h) * table[T.SIZE_W]) * channels)
-        target[int32(int32(line * length) + item)] = x[int32(start + place)]
+        value = target.dtype.type(0)
+        if h >= int32(0) and w >= int32(0):
+            start = int32(int32(int32(int32(sample * table[T.SIZE_H]) + h) * table[T.SIZE_W]) * channels)
+            value = x[int32(start + place)]
+        target[int32(int32(line * length) + item)] = value
         line = int32(line + int32(cuda.gridDim.y))

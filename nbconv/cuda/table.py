@@ -149,12 +149,16 @@ def packed_phases(geometry: Geometry) -> tuple[tuple[PackedPhase, ...], int]:
 
 
 def build_table(
-    geometry: Geometry, activation: str | None = None, residual: bool = False, slice_steps: int = WHOLE
+    geometry: Geometry,
+    activation: str | None = None,
+    residual: bool = False,
+    slice_steps: int = WHOLE,
+    runs: bool = False,
 ) -> np.ndarray:
     """Give the table of a geometry, shape (HEADER + phases * PHASE_FIELDS,), int32.
 
     `activation` is a name out of `ACTIVATIONS`; `residual` says whether the product adds one. `slice_steps` cuts the
-    reduction of tiled products into slices.
+    reduction of tiled products into slices; `runs` makes the taps of a line one, of so many times the channels.
     """
     phases, _ = packed_phases(geometry)
     (size_h, out_h), (size_w, out_w) = ((1, 1), *((axis.size, axis.out) for axis in geometry.axes))[-2:]
@@ -182,7 +186,10 @@ def build_table(
                 part.tap_step,
             )  # fmt: skip
             fields[list(places)] = numbers
-        fields[SPAN_W] = phase.w.axis.taps * phase.w.axis.dilation
+        if runs:
+            table[C_IN_GROUP] *= fields[TAPS_W]
+            fields[TAPS_W] = 1
+        fields[SPAN_W] = fields[TAPS_W] * phase.w.axis.dilation
     return table
 
 

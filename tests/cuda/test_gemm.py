@@ -297,13 +297,21 @@ def test_rounding_to_tf32() -> None:
 
 def test_copies_check_alignment() -> None:
     shared, array = np.zeros(16, np.float32), np.arange(16, dtype=np.float16)
-    intrinsics.copy16(shared, 4, 0, array, 8, 0, True, True)
+    intrinsics.copy16(shared, 4, 0, array, 8, True)
     np.testing.assert_array_equal(shared[4:8].view(np.float16), array[8:])
-    intrinsics.copy16(shared, 4, 0, array, 0, 1, True, False)
-    np.testing.assert_array_equal(shared[4:8].view(np.float16), array[8:])
-    intrinsics.copy16(shared, 4, 0, array, 3, 0, False, True)
+    intrinsics.copy16(shared, 4, 0, array, 3, False)
     assert not shared.any()
     with pytest.raises(ValueError, match="misaligned access to 8 numbers of float16 from 4 on"):
-        intrinsics.copy16(shared, 4, 0, array, 0, 2, True, True)
+        intrinsics.copy16(shared, 4, 0, array, 4, True)
     with pytest.raises(ValueError, match="misaligned access to 4 numbers of float32 from 2 on"):
-        intrinsics.copy16(shared, 0, 2, array, 8, 0, True, True)
+        intrinsics.copy16(shared, 0, 2, array, 8, True)
+
+
+def test_single_numbers_are_copied_where_they_are_wanted() -> None:
+    shared, array = np.zeros(4, np.float32), np.arange(8, dtype=np.float32)
+    intrinsics.copy4(shared, 1, 1, array, 3, True, 2, True)
+    np.testing.assert_array_equal(shared, [0, 0, 5, 0])
+    intrinsics.copy4(shared, 2, 0, array, 9, False, 0, False)
+    np.testing.assert_array_equal(shared, [0, 0, 5, 0])
+    intrinsics.copy4(shared, 2, 0, array, 9, False, 0, True)
+    assert not shared.any()

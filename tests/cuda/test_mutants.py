@@ -79,12 +79,12 @@ MUTANTS = [
     _mutant("reads one row too many", LOADS, "m < limit else", "m <= limit else", TILE, PHASES),
     _mutant("stores columns beyond the group", CORE, "        if column < limit:\n            b0, b1",
             "        if column <= limit:\n            b0, b1", TILE),
-    _mutant("reads weights beyond the end", LOADS, "place, 0, place < end, True)", "place, 0, True, True)", TILE),
+    _mutant("reads weights beyond the end", LOADS, "weight, place, place < end)", "weight, place, True)", TILE),
     # Padding.
     _mutant("padding on W inverted", LOADS, "uint32(w) >= uint32(width)", "uint32(w) < uint32(width)", TILE),
     _mutant("padding on H signed", LOADS, "uint32(h) >= uint32(height)", "h >= height", TILE),
-    _mutant("padding not filled with zeros", LOADS, "[r] + channel), 0, address[r] != OUTSIDE, True)",
-            "[r] + channel), 0, True, True)", TILE),
+    _mutant("padding not filled with zeros", LOADS, "[r] + channel), address[r] != OUTSIDE)",
+            "[r] + channel), True)", TILE),
     _mutant("reflects about the edge", "integers", "int32(size - int32(1)) - position)", "size - position)",
             "product_wide", REFLECTED),
     # Places.

@@ -161,5 +161,19 @@ def test_reductions_in_slices(device: Device, case: Case, kernel: str, monkeypat
 def test_package_used_every_kind_of_kernel(device: Device) -> None:
     """Run after the tests above: their launches are counted."""
     used = {name.split("_")[0] for name, _ in device.launches}
-    expected = {"tf32x3", "bf16", "f16", "product", "slide", "stride", "grad", "weight", "sum", "bias", "fold", "pack"}
+    expected = {
+        "tf32x3",
+        "bf16",
+        "f16",
+        "product",
+        "slide",
+        "stride",
+        "grad",
+        "weight",
+        "sum",
+        "bias",
+        "fold",
+        "pack",
+        "lay",
+    }
     assert expected <= used, expected - used

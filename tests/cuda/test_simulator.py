@@ -113,31 +113,36 @@ def test_reductions_in_slices(case: Case, monkeypatch: pytest.MonkeyPatch) -> No
     plan.make_plan.cache_clear()
 
 
-@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_padding_is_laid_down(mode: str, dtype: str) -> None:
     pads = ((2, 1), (0, 3))
     case = Case("conv2d", (2, 3, 4, 5), (8, 5, 2, 3), {"padding": pads, "padding_mode": mode})
     x, _, _ = arrays_of(case, DTYPES[dtype])
-    planned = plan.plan_rim(geometry_of(case), 0)
+    geometry = geometry_of(case)
+    planned = plan.plan_rim(geometry, padded(geometry, zeros=True), 0)
     assert planned is not None
     target = np.full(planned.size + 1, np.nan, dtype)
     planned.launch(0, there(x.ravel()), simulated_array(target), planned.table, planned.sizes)
-    numpy_mode: Any = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
+    numpy_mode: Any = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
     assert_equal(target[:-1].reshape(2, 6, 7, 5), np.pad(x, ((0, 0), *pads, (0, 0)), mode=numpy_mode))
     assert np.isnan(target[-1])
 
 
 @pytest.mark.usefixtures("chosen_kernels")
 def test_who_lays_padding_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    def chosen(**params: Any) -> tuple[str, bool]:
-        geometry = geometry_of(Case("conv1d", (1, 50, 8), (8, 8, 3), params))
+    def chosen(c_in: int = 8, c_out: int = 8, **params: Any) -> tuple[str, bool]:
+        geometry = geometry_of(Case("conv1d", (1, 50, c_in), (c_out, c_in, 3), params))
         made = plan.make_plan(plan.Key(geometry, "float32", None, False, "high", 0, True))
         return made.launch.kernel.py_func.__name__.split("_")[0], made.rim is not None
 
     assert chosen(padding=1) == ("ffma", False)
     assert chosen(padding=1, padding_mode="reflect") == ("ffma", True)
     assert chosen(padding_mode="reflect") == ("ffma", False)  # there is none
+    assert chosen(3, 12, padding=1) == ("ffma", True)  # runs of 9 numbers
+    assert chosen(3, 11, padding=1) == ("ffma", False)
+    assert chosen(3, 12) == ("ffma", False)
+    assert chosen(3, 12, padding=2, dilation=2) == ("ffma", False)
     monkeypatch.setattr(plan.T, "MOST_NUMBERS", 408)
     plan.make_plan.cache_clear()
     assert chosen(padding=((1, 0),), padding_mode="reflect") == ("ffma", True)
