@@ -87,15 +87,11 @@ def test_other_tiles(tile: str, masked: bool) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("tile", tensor_core.TILE_NAMES)
 @pytest.mark.parametrize("kind", tensor_core.KINDS)
-def test_tensor_cores(kind: str, masked: bool) -> None:
+def test_tensor_cores(kind: str, tile: str, masked: bool) -> None:
     problem = Problem(SIX_CHANNELS if masked else EIGHTS, DTYPE_OF[kind], "relu", residual=True)
-    assert_equal(product(tensor_core.KERNELS[kind, "64x64", masked], "64x64", problem), problem.expected())
-
-
-def test_tensor_cores_64_rows_a_warp() -> None:
-    problem = Problem(FEW_CHANNELS, FLOAT32)
-    assert_equal(product(tensor_core.KERNELS["tf32", "128x64", True], "128x64", problem), problem.expected())
+    assert_equal(product(tensor_core.KERNELS[kind, tile, masked], tile, problem), problem.expected())
 
 
 @pytest.mark.parametrize(("kind", "error"), [("tf32x3", 2.0**-20), ("tf32", 2.0**-9)])
@@ -161,10 +157,10 @@ def test_grad_weight_large_tile(masked: bool) -> None:
     check_grad_weight(EIGHTS, grad_gemm.KERNELS["128x128", masked], "128x128", 32)
 
 
-@pytest.mark.parametrize("kind", tensor_core.KINDS)
-def test_grad_weight_on_tensor_cores(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "tile"), grad_tensor.KERNELS)
+def test_grad_weight_on_tensor_cores(kind: str, tile: str) -> None:
     case = Case("conv2d", (1, 4, 5, 16), (32, 8, 3, 1), {"padding": (1, 2), "stride": (1, 2), "groups": 2})
-    check_grad_weight(case, grad_tensor.KERNELS[kind, "64x64"], "64x64", 32, DTYPE_OF[kind])
+    check_grad_weight(case, grad_tensor.KERNELS[kind, tile], tile, 32, DTYPE_OF[kind])
 
 
 # ---- choice --------------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Entry:
     @property
     def has_hot_loop(self) -> bool:
         """Say whether something is demanded of its hot loop."""
-        return bool(self.hot) and (not self.masked or self.share > 0)
+        return bool(self.hot)
 
     def fits(self, geometry: Geometry) -> bool:
         """Say whether a tiled or depthwise kernel may be given this geometry."""
@@ -181,8 +181,9 @@ def slice_entries() -> Iterator[Entry]:
     """List the tiled first passes of the weight's gradient."""
     for (kind, tile), kernel in grad_tensor.KERNELS.items():
         dtype = TENSOR_DTYPES.get(kind, "float32")
+        fragments = ("LDSM",) if kind in TENSOR_DTYPES else ()
         yield Entry(
-            kernel, slice_types(dtype), dtype, **_bounds(kernel), hot="HMMA", expected=("LDGSTS",),
+            kernel, slice_types(dtype), dtype, **_bounds(kernel), hot="HMMA", expected=("LDGSTS", *fragments),
             family="grad_tensor", tile=tile, kind=kind,
         )  # fmt: skip
     for (tile, masked), kernel in grad_gemm.KERNELS.items():
