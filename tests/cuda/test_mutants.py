@@ -92,7 +92,7 @@ MUTANTS = [
     _mutant("channels of the first group", LOADS, "int32(group * table[T.C_IN_GROUP])", "int32(0)",
             TILE),
     _mutant("outputs of the first phase", CORE, W.format("OUT_START") + " + ", "", TILE, PHASES),
-    _mutant("16 bytes where 4 are aligned", LOADS, "copy4(shared, to", "copy16(shared, to", MASKED, ODD),
+    _mutant("16 bytes where 4 are aligned", "intrinsics", "[$1+$5], 4, $2", "[$1+$5], 16, $2", MASKED, ODD),
     _mutant("copies numbers of the tap before", LOADS, "wanted = uint32(int32(channel + i)) < uint32(channels)",
             "wanted = int32(channel + i) < channels", MASKED, ODD),
     _mutant("a chunk's last number left out", LOADS, "uint32(int32(channel + (chunk - 1)))",
