@@ -17,9 +17,11 @@ import numpy as np
 from ..arrays import contiguous_steps, flat_data, flat_steps
 from . import dlpack
 from .driver import SIMULATED, cuda, pointer_device, simulated_array, wait
+from .offered import Offered
 from .table import MOST_NUMBERS
 
 __all__ = [
+    "POOLS",
     "DeviceArray",
     "download",
     "empty",
@@ -35,6 +37,7 @@ __all__ = [
 
 _own = threading.local()
 packed_steps = lru_cache(maxsize=4096)(contiguous_steps)
+POOLS = ("torch", "cupy")  # packages that keep freed memory for work on the same stream
 COMPUTED = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -44,7 +47,7 @@ class DeviceArray(NamedTuple):
     value: Any
     """What the caller gave, or what `empty` made."""
     maker: str
-    """The package that makes arrays of this kind: "torch", "cupy" or "numba"."""
+    """The package that makes arrays of this kind: "torch", "cupy" or "numba"; "dlpack" where the array does not say."""
     device: int
     pointer: int
     shape: tuple[int, ...]
@@ -89,8 +92,8 @@ def words(dtype: str) -> np.dtype[Any]:
     return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
 
 
-def read_array(op: str, name: str, value: Any) -> DeviceArray:
-    """Take an array on a device apart.
+def read_array(op: str, name: str, value: Any, stream: int | None = None) -> DeviceArray:
+    """Take an array on a device apart; `stream` is the handle of the one that will work on it, if the caller named one.
 
     Raises
     ------
@@ -104,7 +107,7 @@ def read_array(op: str, name: str, value: Any) -> DeviceArray:
     elif hasattr(value, "__cuda_array_interface__"):
         array = _read_interface(op, name, value)
     else:
-        array = _read_dlpack(op, name, value)
+        array = _read_dlpack(op, name, value, stream)
     if array.dtype not in COMPUTED:
         raise TypeError(
             f"{op}: {name} has dtype {array.dtype}; nbconv computes {', '.join(COMPUTED[:-1])} and {COMPUTED[-1]}"
@@ -158,13 +161,14 @@ def _read_interface(op: str, name: str, value: Any) -> DeviceArray:
     return DeviceArray(value, maker, device, pointer, shape, steps, named, stream, readonly=readonly)
 
 
-def _read_dlpack(op: str, name: str, value: Any) -> DeviceArray:
-    tensor = dlpack.take(value)
+def _read_dlpack(op: str, name: str, value: Any, stream: int | None) -> DeviceArray:
+    # The maker lets that stream wait for its own work; 1 is the default stream, whose handle 0 DLPack does not take.
+    tensor = dlpack.take(value, **({} if stream is None else {"stream": stream or 1}))
     if tensor.dtype is None:
         raise TypeError(f"{op}: {name} ({type(value).__name__}) has numbers of a type that nbconv does not compute")
     steps = packed_steps(tensor.shape) if tensor.steps is None else flat_steps(tensor.shape, tensor.steps, 1)
     return DeviceArray(
-        value, "numba", tensor.device, tensor.pointer, tensor.shape, steps, tensor.dtype, owner=tensor.owner
+        value, "dlpack", tensor.device, tensor.pointer, tensor.shape, steps, tensor.dtype, owner=tensor.owner
     )
 
 
@@ -213,8 +217,9 @@ def empty(shape: tuple[int, ...], dtype: str, like: DeviceArray) -> DeviceArray:
     array = cuda.device_array(shape, kind)
     if SIMULATED:
         return _read_simulated(array)
-    pointer = array.__cuda_array_interface__["data"][0]
-    return DeviceArray(array, "numba", like.device, pointer, shape, steps, dtype)
+    pointer = array.__cuda_array_interface__["data"][0] or 0
+    value = Offered(array, pointer, like.device, shape, dtype) if like.maker == "dlpack" else array
+    return DeviceArray(value, like.maker, like.device, pointer, shape, steps, dtype)
 
 
 def upload(array: np.ndarray, device: int) -> DeviceArray:
@@ -267,7 +272,7 @@ def scratch(slot: int, count: int, dtype: str, like: DeviceArray, stream: Any) -
     PyTorch and CuPy pool memory by stream. Numba does not, and freeing makes it wait for the device: so each thread
     keeps what it once needed in a `slot` for work on a stream, whose order makes it free for the next call.
     """
-    if like.maker != "numba":
+    if like.maker in POOLS:
         return empty((count,), dtype, like)
     kept: dict[Any, DeviceArray] = _own.__dict__.setdefault("scratch", {})
     key = like.device, stream, slot, dtype

@@ -12,9 +12,9 @@ from . import table as T
 from .arrays import DeviceArray, empty, flat, memory_of, scratch
 from .driver import wait
 from .packing import THREADS, copy_strided, copy_table, pack_operands, pack_table
-from .plan import MOST_Z, Key, Launch, Plan, make_plan, over_items, upload_table
+from .plan import MOST_Z, Key, Launch, Plan, Rim, make_plan, over_items, upload_table
 
-__all__ = ["Operands", "compute_dtype", "contiguous", "product"]
+__all__ = ["Operands", "compute_dtype", "contiguous", "product", "with_rim"]
 
 
 def compute_dtype(dtype: str) -> str:
@@ -44,6 +44,15 @@ def copy_into(source: DeviceArray, target: DeviceArray, stream: Any) -> None:
     shape, steps, to_steps = source.shape, source.steps, target.steps
     places = upload_table(copy_table(shape, start, steps, to_start, to_steps).tobytes(), source.device)
     _copy_launch(source.size)(stream, data, to, places)
+
+
+def with_rim(x: DeviceArray, rim: Rim | None, stream: Any) -> DeviceArray:
+    """Give a contiguous array with its padding, in scratch memory; itself where there is no rim."""
+    if rim is None:
+        return x
+    target = scratch(3, rim.size, x.dtype, x, stream)
+    rim.launch(stream, flat(x), flat(target), rim.table, rim.sizes)
+    return target
 
 
 class Operands:
@@ -126,6 +135,7 @@ def product(
     key = Key(geometry, y.dtype, activation, residual is not None, precision, y.device, aligned)
     plan: Plan = make_plan(key)
     weight, bias = operands.packed(geometry, stream)
+    x = with_rim(x, plan.rim, stream)
     result = flat(target)
     addend = result if residual is None else flat(residual)
     if plan.split is None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import ctypes
 from typing import Any, NamedTuple
 
-__all__ = ["Tensor", "take"]
+__all__ = ["CUDA", "DELETER", "FRESH", "Managed", "Tensor", "take", "type_of"]
 
 _FLOAT, _BFLOAT = 2, 4
 _TYPES = {(_FLOAT, 16): "float16", (_FLOAT, 32): "float32", (_FLOAT, 64): "float64", (_BFLOAT, 16): "bfloat16"}
-_FRESH, _USED = b"dltensor", b"used_dltensor"
+FRESH, _USED = b"dltensor", b"used_dltensor"
+"""Names of a capsule whose tensor is to be had, and of one from which it was taken."""
+CUDA = 2  # the kind of device
 
 
 class _Tensor(ctypes.Structure):
@@ -30,12 +32,12 @@ class _Tensor(ctypes.Structure):
     )
 
 
-class _Managed(ctypes.Structure):
-    pass
+class Managed(ctypes.Structure):
+    """A tensor and what frees it."""
 
 
-_DELETER = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Managed))
-_Managed._fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _DELETER))
+DELETER = ctypes.CFUNCTYPE(None, ctypes.POINTER(Managed))
+Managed._fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", DELETER))
 
 _get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _get_pointer.restype, _get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
@@ -66,10 +68,15 @@ class Tensor(NamedTuple):
     owner: Any
 
 
+def type_of(dtype: str) -> tuple[int, int]:
+    """Give DLPack's code and bits of a type."""
+    return next(code for code, name in _TYPES.items() if name == dtype)
+
+
 def take(value: Any, **options: Any) -> Tensor:
     """Take the tensor that `value.__dlpack__(**options)` offers; its memory lives as long as the result's `owner`."""
     capsule = value.__dlpack__(**options)
-    managed = ctypes.cast(_get_pointer(capsule, _FRESH), ctypes.POINTER(_Managed))
+    managed = ctypes.cast(_get_pointer(capsule, FRESH), ctypes.POINTER(Managed))
     _set_name(capsule, _USED)  # from now on the owner frees it, not the capsule
     tensor = managed.contents.tensor
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))

@@ -12,10 +12,11 @@ from ..arrays import check_array, check_out, one_dtype
 from ..devices import device_number, on_device
 from ..geometry import ConvSpec, Geometry, bind
 from . import gradients as gradient
-from .arrays import DeviceArray, download, empty, overlap, overlaps_itself, read_array, upload
+from .arrays import POOLS, DeviceArray, download, empty, overlap, overlaps_itself, read_array, upload
 from .backend import Operands, product
 from .driver import cuda, device_count, require_device
-from .streams import choose_stream, stream_handle
+from .offered import Offered
+from .streams import choose_stream, follow, stream_handle
 
 __all__ = ["DeviceOperands", "convolve", "gradients"]
 
@@ -27,7 +28,7 @@ def convolve(
     stream: Any,
 ) -> Any:  # fmt: skip
     """Run one of the four operations; `arrays` are x, weight, bias and residual by name, None where there is none."""
-    given = _take(spec.op, arrays, device)
+    given = _take(spec.op, arrays, device, stream)
     x, weight, bias = given["x"], given["weight"], given.get("bias")
     geometry = bind(spec, x.shape, weight.shape, bias.shape if bias else None)
     name, parameter = activation or (None, None)
@@ -55,7 +56,7 @@ class DeviceOperands:
         """Run on arrays of this device."""
         self._refuse_host({"x": x, "residual": residual, "out": out})
         weight, bias = self._operands.weight, self._operands.bias
-        given = _take(self.spec.op, {"x": x, "residual": residual, "weight": weight}, None)
+        given = _take(self.spec.op, {"x": x, "residual": residual, "weight": weight}, None, stream)
         taken = given["x"]
         geometry = bind(self.spec, taken.shape, weight.shape, bias.shape if bias else None)
         return _run(
@@ -93,7 +94,7 @@ def _run(
         with _allocating(x, stream):
             target = empty(shape, x.dtype, x) if here or out is None else _check_out(op, out, geometry, inputs)
             product(geometry, x, operands, residual, target, activation, precision, ours)
-        return download(target, x.host_dtype, out, ours) if here else target.value
+        return download(target, x.host_dtype, out, ours) if here else _hand_out(target, ours)
 
 
 def gradients(
@@ -102,7 +103,7 @@ def gradients(
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """Give the gradients in x, weight and bias; None for those that are not needed."""
     op = spec.op
-    given = _take(op, {"grad_output": grad_output, "x": x, "weight": weight}, device)
+    given = _take(op, {"grad_output": grad_output, "x": x, "weight": weight}, device, stream)
     dy, x, weight = given.values()
     geometry = bind(spec, x.shape, weight.shape)
     if dy.shape != geometry.output_shape:
@@ -119,7 +120,9 @@ def gradients(
                 gradient.grad_bias(geometry, dy, ours) if "bias" in needs else None,
             )
         kind = dy.host_dtype
-        results = [grad and (grad.value if kind is None else download(grad, kind, None, ours)) for grad in grads]
+        results = [
+            grad and (_hand_out(grad, ours) if kind is None else download(grad, kind, None, ours)) for grad in grads
+        ]
         return tuple(results)  # type: ignore[return-value]
 
 
@@ -142,14 +145,15 @@ def ordinal_of(op: str, device: Any) -> int:
     return ordinal
 
 
-def _take(op: str, arrays: Named, device: Any) -> dict[str, DeviceArray]:
+def _take(op: str, arrays: Named, device: Any, stream: Any) -> dict[str, DeviceArray]:
     """Take all arrays apart, those of the host after a copy to `device`; check that they fit each other."""
     require_device()
     given = {name: value for name, value in arrays.items() if value is not None}
     first, value = next(iter(given.items()))
     if on_device(value):
+        handle = None if stream is None else stream_handle(op, stream)
         taken = {
-            name: value if isinstance(value, DeviceArray) else read_array(op, name, value)
+            name: value if isinstance(value, DeviceArray) else read_array(op, name, value, handle)
             for name, value in given.items()
         }
         found = taken[first].device
@@ -191,6 +195,19 @@ def _check_out(op: str, out: Any, geometry: Geometry, inputs: list[DeviceArray])
     return target
 
 
+def _hand_out(array: DeviceArray, stream: Any) -> Any:
+    """Give the caller his array; one that offers itself by DLPack is to let others wait for our stream."""
+    value, device = array.value, array.device
+    if isinstance(value, Offered) and value.come_before is None:
+
+        def come_before(handle: int) -> None:
+            with _on(device):
+                follow(device, handle, stream)
+
+        value.come_before = come_before
+    return value
+
+
 def _on(device: int) -> Any:
     """Make a device the current one; with a single device it always is."""
     return nullcontext() if device_count() == 1 else cuda.gpus[device]
@@ -198,7 +215,7 @@ def _on(device: int) -> Any:
 
 def _allocating(like: DeviceArray, stream: Any) -> Any:
     """Make the packages that pool memory by stream allocate for work on the caller's `stream`."""
-    if stream is None or like.maker == "numba":
+    if stream is None or like.maker not in POOLS:
         return nullcontext()
     handle = stream_handle("", stream)
     if like.maker == "torch":

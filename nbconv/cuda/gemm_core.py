@@ -57,11 +57,10 @@ def product(
     # Left: this thread's rows of x and its place in the reduction.
     address = cuda.local.array(4, int32)
     row, own_chunk = int32(thread >> 1), int32(int32(thread ^ (thread >> 3)) & 1)
-    start_walk(table, fields, int32(first_row + row), threads // 2, rows, limit, walk, own, stride)
-    last_channel = int32(int32(group + 1) * table[T.C_IN_GROUP])
-    channel = int32(last_channel + int32(chunk * own_chunk - (chunk + 1 if masked else 2 * chunk)))
-    channel = int32(channel + first_step)  # as many taps further on as it is too far
-    to_left = int32(4 * thread)
+    start_walk(table, fields, group, int32(first_row + row), threads // 2, rows, limit, walk, own, stride)
+    channels = table[T.C_IN_GROUP]
+    channel = int32(int32(channels + first_step) + int32(chunk * own_chunk - 2 * chunk))  # taps follow from its excess
+    to = int32(4 * thread)
 
     # Right: this thread's rows and columns of the weights.
     chunks = n_tile // chunk  # of a row of the slice
@@ -80,7 +79,7 @@ def product(
         place = uint32(BEYOND)
     right_rows = min(depth, threads // chunks)  # that the block copies at a time
     copies = depth // right_rows
-    to_right = int32(left_size + 4 * thread)
+    right_step = uint32(right_rows * weight_step)
     takes_part = threads <= depth * chunks or right_row < depth
 
     reading = cuda.local.array(2, int32)
@@ -93,13 +92,11 @@ def product(
     write = int32(0)
     while write < int32(ring - stage_size):
         if write < int32(remaining * stage_size):
-            channel = copy_left(
-                shared, int32(write + to_left), 4 * threads, 8 * m_tile, 2 * shares, x, table, fields, channel,
-                last_channel, rows, walk, own, stride, address, chunk, masked,
+            channel, right = copy_left(
+                shared, int32(write + to), 4 * threads, 8 * m_tile, 2 * shares, x, table, fields, channel, channels,
+                rows, walk, own, stride, address, chunk, masked,
             )  # fmt: skip
-            place = copy_right(
-                shared, int32(write + to_right), 4 * threads, weight, place, table, end, copies, right_rows, takes_part
-            )
+            place = copy_right(shared, right, 4 * threads, weight, place, right_step, end, copies, takes_part)
         copy_commit()
         write = int32(write + stage_size)
     read = int32(0)
@@ -111,13 +108,11 @@ def product(
         cuda.syncthreads()
         write = next_stage(read, stage_size, stages, stages - 1)
         if remaining >= stages:
-            channel = copy_left(
-                shared, int32(write + to_left), 4 * threads, 8 * m_tile, 2 * shares, x, table, fields, channel,
-                last_channel, rows, walk, own, stride, address, chunk, masked,
+            channel, right = copy_left(
+                shared, int32(write + to), 4 * threads, 8 * m_tile, 2 * shares, x, table, fields, channel, channels,
+                rows, walk, own, stride, address, chunk, masked,
             )  # fmt: skip
-            place = copy_right(
-                shared, int32(write + to_right), 4 * threads, weight, place, table, end, copies, right_rows, takes_part
-            )
+            place = copy_right(shared, right, 4 * threads, weight, place, right_step, end, copies, takes_part)
         copy_commit()
         multiply(shared, read, reading, m_tile, n_tile, sums)
         read = next_stage(read, stage_size, stages, 1)

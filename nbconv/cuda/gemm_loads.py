@@ -20,26 +20,12 @@ from .driver import cuda, inlined
 from .intrinsics import copy4, copy16, fresh, load_half, load_int, store_half, store_int
 
 OUTSIDE = -(2**30)  # an address that stays negative whatever channel is added
+NEVER = -(2**31)  # a line that stays outside whatever tap is added
 BEYOND = 2**31  # a place in the weights that stays beyond every end
 # What a thread keeps of its walk, besides the channel and the rows' addresses, which change all the time: number `f`
 # stands at `walk[own + f * stride]`, in shared memory where registers are short, else in a local array.
-TAP_W, TAP_H, LINE, TOP, LEFT, PLACE = range(6)
+ALONG, TAP_H, BASE, TOP, LEFT, PLACE = range(6)
 ROW_FIELDS = 4  # the last four, once for each row
-
-
-@inlined
-def inside(position, size, mode):
-    """Map a position outside of [0, size) to the one that the padding mode repeats there; zeros stay outside."""
-    if mode == int32(T.REFLECT):
-        position = int32(-position) if position < 0 else position
-        position = int32(2 * (size - 1) - position) if position >= size else position
-    elif mode == int32(T.REPLICATE):
-        position = int32(0) if position < 0 else position
-        position = int32(size - 1) if position >= size else position
-    elif mode == int32(T.CIRCULAR):
-        position = int32(position + size) if position < 0 else position
-        position = int32(position - size) if position >= size else position
-    return position
 
 
 @inlined
@@ -74,140 +60,161 @@ def split_row(table, fields, row):
 
 
 @inlined
-def start_walk(table, fields, first, step, rows, limit, walk, own, stride):
-    """Find what the rows `first + r * step` read at tap (0, 0): line `LINE + TOP`, column `LEFT` of x."""
-    store_int(walk, own, TAP_W * stride, int32(-1))
+def start_walk(table, fields, group, first, step, rows, limit, walk, own, stride):
+    """Find what the rows `first + r * step` read at tap (0, 0): line `TOP`, column `LEFT`, from `BASE` on."""
+    channel = int32(group * table[T.C_IN_GROUP])
+    store_int(walk, own, ALONG * stride, int32(-load_int(table, fields, T.DILATION_W)))
     store_int(walk, own, TAP_H * stride, int32(0))
     for r in range(rows):
         m = int32(first + r * step)
         sample, h, w = split_row(table, fields, m)
-        line = int32(sample * table[T.SIZE_H]) if m < limit else int32(-1)
         h = int32(h * load_int(table, fields, T.STRIDE_H) - load_int(table, fields, T.LO_H))
         w = int32(w * load_int(table, fields, T.STRIDE_W) - load_int(table, fields, T.LO_W))
-        store_int(walk, own, (LINE + r * ROW_FIELDS) * stride, line)
-        store_int(walk, own, (TOP + r * ROW_FIELDS) * stride, h)
+        line = int32(int32(sample * table[T.SIZE_H]) + h)
+        base = int32(int32(int32(line * table[T.SIZE_W]) + w) * table[T.C_IN])
+        store_int(walk, own, (BASE + r * ROW_FIELDS) * stride, int32(base + channel))
+        store_int(walk, own, (TOP + r * ROW_FIELDS) * stride, h if m < limit else int32(NEVER))
         store_int(walk, own, (LEFT + r * ROW_FIELDS) * stride, w)
+        if rows > 2:  # then copies read it before the first tap
+            store_int(walk, own, (PLACE + r * ROW_FIELDS) * stride, int32(OUTSIDE))
 
 
 @inlined
-def place_row(table, ended, down, along, height, width, walk, at, stride, masked):
-    """Find the address of channel 0 that one row, whose fields stand at `at`, reads `down` and `along` from its first.
+def place_row(ended, down, along, further, height, width, walk, at, stride):
+    """Find the address that one row, whose fields stand at `at`, reads `down` and `along` from its first.
 
-    OUTSIDE where nothing is read.
+    That is `further` numbers on; OUTSIDE where nothing is read.
     """
-    line = load_int(walk, at, LINE * stride)
     h = int32(load_int(walk, at, TOP * stride) + down)
     w = int32(load_int(walk, at, LEFT * stride) + along)
-    if masked:
-        h = inside(h, height, table[T.PADDING_MODE])
-        w = inside(w, width, table[T.PADDING_MODE])
-    outside = ended | (line < 0) | (uint32(h) >= uint32(height)) | (uint32(w) >= uint32(width))
-    place = int32(int32(int32(int32(line + h) * width) + w) * table[T.C_IN])
+    outside = ended | (uint32(h) >= uint32(height)) | (uint32(w) >= uint32(width))
+    place = int32(load_int(walk, at, BASE * stride) + further)
     return int32(OUTSIDE) if outside else place
 
 
 @inlined
-def place_rows(table, fields, tap_h, tap_w, rows, walk, own, stride, address, masked):
-    """Find the address of channel 0 at a tap, for each row."""
+def place_rows(table, fields, tap_h, along, rows, walk, own, stride, address):
+    """Find the address of the group's channel 0 at a tap, for each row; the tap is `along` positions from the first."""
     height, width = table[T.SIZE_H], table[T.SIZE_W]
     down = int32(tap_h * load_int(table, fields, T.DILATION_H))
-    along = int32(tap_w * load_int(table, fields, T.DILATION_W))
+    further = int32(int32(int32(down * width) + along) * table[T.C_IN])
     ended = tap_h >= load_int(table, fields, T.TAPS_H)
-    if rows <= 2:
+    if rows == 1 or stride == 1:
         for r in range(rows):
             at = int32(own + r * ROW_FIELDS * stride)
-            address[r] = place_row(table, ended, down, along, height, width, walk, at, stride, masked)
-    else:  # in a loop, which a walk in registers does not allow: it is seldom run, and a quarter of the code
-        at = own
-        last = fresh(int32(own + (rows - 1) * ROW_FIELDS * stride))
+            address[r] = place_row(ended, down, along, further, height, width, walk, at, stride)
+    else:  # in a loop, which a walk in registers does not allow: it is seldom run, and would be much of the code
+        at = fresh(int32(own + (rows - 1) * ROW_FIELDS * stride))
         more = True
         while more:
-            place = place_row(table, ended, down, along, height, width, walk, at, stride, masked)
+            place = place_row(ended, down, along, further, height, width, walk, at, stride)
             store_int(walk, at, PLACE * stride, place)
-            more = at != last
-            at = int32(at + ROW_FIELDS * stride)
+            more = at != own
+            at = int32(at - ROW_FIELDS * stride)
         for r in range(rows):
             address[r] = load_int(walk, own, (PLACE + r * ROW_FIELDS) * stride)
 
 
 @inlined
-def advance(table, fields, channel, step, end, rows, walk, own, stride, address, masked):
-    """Take `step` steps of the reduction: over channels, the group's last of which is before `end`, then taps.
-
-    Returns the channel.
-    """
-    channel = int32(channel + step)
-    if channel >= end:
-        channels, taps_w = table[T.C_IN_GROUP], load_int(table, fields, T.TAPS_W)
-        tap_w, tap_h = load_int(walk, own, TAP_W * stride), load_int(walk, own, TAP_H * stride)
-        while channel >= end:
-            channel = int32(channel - channels)
-            tap_w = int32(tap_w + 1)
-            if tap_w == taps_w:
-                tap_w = int32(0)
-                tap_h = int32(tap_h + 1)
-        store_int(walk, own, TAP_W * stride, tap_w)
-        store_int(walk, own, TAP_H * stride, tap_h)
-        place_rows(table, fields, tap_h, tap_w, rows, walk, own, stride, address, masked)
+def next_tap(table, fields, channel, channels, rows, walk, own, stride, address):
+    """Go to the next tap, and on until `channel` is one of the group's; returns it."""
+    dilation, span = load_int(table, fields, T.DILATION_W), load_int(table, fields, T.SPAN_W)
+    along, tap_h = load_int(walk, own, ALONG * stride), load_int(walk, own, TAP_H * stride)
+    more = True
+    while more:
+        channel = int32(channel - channels)
+        along = int32(along + dilation)
+        if along == span:
+            along = int32(0)
+            tap_h = int32(tap_h + 1)
+        more = channel >= channels
+    store_int(walk, own, ALONG * stride, along)
+    store_int(walk, own, TAP_H * stride, tap_h)
+    place_rows(table, fields, tap_h, along, rows, walk, own, stride, address)
     return channel
 
 
 @inlined
 def copy_left(
-    shared, to, row_step, half_step, halves, x, table, fields, channel, end, rows, walk, own, stride, address, chunk,
-    masked,
+    shared, to, row_step, half_step, halves, x, table, fields, channel, channels, rows, walk, own, stride, address,
+    chunk, masked,
 ):  # fmt: skip
     """Copy this thread's chunks of a left slice, one of each half, each after the step that leads to it.
 
     A chunk is `chunk` numbers that follow each other in the reduction, 16 bytes; the thread's next is two chunks on.
-    Masked: they are copied one by one, for channels that `chunk` does not divide, or padding that is not zeros.
-    Returns the channel.
+    Masked, for channels that `chunk` does not divide: number by number, in a turn for each tap that the chunk meets.
+    Returns the channel, and where the next half would go.
     """
     last = fresh(
         int32(to + (halves - 1) * half_step)
     )  # a number of turns that the compiler knows would unroll the loop
     more = True
     while more:
+        channel = int32(channel + 2 * chunk)
         if masked:
-            number = int32(0)
-            while number < int32(chunk):
-                step = int32(chunk + 1) if number == int32(0) else int32(1)
-                channel = advance(table, fields, channel, step, end, rows, walk, own, stride, address, masked)
-                for r in range(rows):
-                    start = int32(address[r] + channel)
-                    if chunk == 4:
-                        copy4(shared, int32(to + number), r * row_step, x, start, address[r] != OUTSIDE)
-                    else:
-                        row = int32(to + r * row_step)
-                        copy_half(shared, int32(2 * row + number), x, start, address[r] != OUTSIDE)
-                number = int32(number + 1)
+            while True:  # of a tap that the step has left behind, no number
+                copy_part(shared, to, row_step, x, channel, channels, rows, walk, own, stride, address, chunk)
+                if uint32(int32(channel + (chunk - 1))) < uint32(channels):
+                    break
+                channel = next_tap(table, fields, channel, channels, rows, walk, own, stride, address)
         else:
-            channel = advance(table, fields, channel, int32(2 * chunk), end, rows, walk, own, stride, address, masked)
+            if channel >= channels:
+                channel = next_tap(table, fields, channel, channels, rows, walk, own, stride, address)
             for r in range(rows):
                 copy16(shared, to, r * row_step, x, int32(address[r] + channel), address[r] != OUTSIDE)
         more = to != last
         to = int32(to + half_step)
-    return channel
+    return channel, to
 
 
 @inlined
-def copy_half(shared, to, x, start, valid):
+def copy_part(shared, to, row_step, x, channel, channels, rows, walk, own, stride, address, chunk):
+    """Copy those numbers of a chunk that a tap has; its first would be `channel`, perhaps one of a tap before."""
+    if rows <= 2:
+        copy_numbers(shared, to, row_step, x, channel, channels, rows, address, chunk)
+    else:  # two at a time, or it would be much of the code
+        at = fresh(int32(own + (rows - 2) * ROW_FIELDS * stride))
+        to = int32(to + (rows - 2) * row_step)
+        more = True
+        while more:
+            for r in range(2):
+                address[r] = load_int(walk, at, (PLACE + r * ROW_FIELDS) * stride)
+            copy_numbers(shared, to, row_step, x, channel, channels, 2, address, chunk)
+            more = at != own
+            at = int32(at - 2 * ROW_FIELDS * stride)
+            to = int32(to - 2 * row_step)
+
+
+@inlined
+def copy_numbers(shared, to, row_step, x, channel, channels, rows, address, chunk):
+    """Copy the numbers of a chunk in `rows` rows that are channels; the first would be `channel`."""
+    for r in range(rows):
+        start, valid = int32(address[r] + channel), address[r] != OUTSIDE
+        for i in range(chunk):
+            wanted = uint32(int32(channel + i)) < uint32(channels)
+            if chunk == 4:
+                copy4(shared, to, r * row_step + i, x, start, valid, i, wanted)
+            elif wanted:
+                copy_half(shared, int32(2 * int32(to + r * row_step) + i), x, start, i, valid)
+
+
+@inlined
+def copy_half(shared, to, x, start, further, valid):
     """Copy one 16-bit number to place `to`, counted in such numbers; zero where it is not valid."""
     word = uint16(0)
     if valid:
-        word = load_half(x, start, 0)
+        word = load_half(x, start, further)
     store_half(shared, to, word)
 
 
 @inlined
-def copy_right(shared, to, to_step, weight, place, table, end, copies, rows, takes_part):
-    """Copy this thread's chunks of a right slice, `rows` rows apart; zeros from the end of the group's weights on.
+def copy_right(shared, to, to_step, weight, place, step, end, copies, takes_part):
+    """Copy this thread's chunks of a right slice, `step` numbers apart; zeros from the end of the group's weights on.
 
     Returns where its chunks of the next slice start.
     """
-    step = int32(rows * table[T.WEIGHT_ROW_STEP])
     for q in range(copies):
         if takes_part:
             copy16(shared, to, q * to_step, weight, place, place < end)
-        place = uint32(place + uint32(step))
+        place = uint32(place + step)
     return place

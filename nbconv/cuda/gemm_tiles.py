@@ -37,14 +37,23 @@ LEAST_COLUMNS = 8  # with fewer, three quarters of the narrowest tile make nothi
 
 
 def covers(geometry: Geometry) -> bool:
-    """Say whether the tiled kernels make this product well; they need every array at a multiple of 16 bytes."""
+    """Say whether the tiled kernels make this product well; they need every array at a multiple of 16 bytes.
+
+    Padding that repeats data must have become part of x, see `rim.padded`.
+    """
     depth = geometry.groups * len(packed_phases(geometry)[0])
-    return not channelwise(geometry) and geometry.c_out // geometry.groups >= LEAST_COLUMNS and depth <= MOST_GRID
+    zeros = geometry.spec.padding_mode == "zeros"
+    return (
+        zeros
+        and not channelwise(geometry)
+        and geometry.c_out // geometry.groups >= LEAST_COLUMNS
+        and depth <= MOST_GRID
+    )
 
 
 def needs_mask(geometry: Geometry, itemsize: int) -> bool:
     """Say whether x, of numbers of `itemsize` bytes, must be read number by number."""
-    return geometry.spec.padding_mode != "zeros" or geometry.c_in // geometry.groups % (16 // itemsize) != 0
+    return geometry.c_in // geometry.groups % (16 // itemsize) != 0
 
 
 @lru_cache(maxsize=1024)

@@ -18,7 +18,7 @@ from numpy import float32, int32, uint32
 from . import table as T
 from .driver import cuda, inlined
 from .gemm_core import WORDS, join_shares, next_stage
-from .gemm_loads import BEYOND, OUTSIDE, inside, split_row, tile_of_block
+from .gemm_loads import BEYOND, OUTSIDE, split_row, tile_of_block
 from .intrinsics import copy4, copy16, copy_commit, copy_wait0, copy_wait1, fresh, load_int, store_int
 
 __all__ = ["WALK", "result_place", "slice_product"]
@@ -30,12 +30,10 @@ WALK = 4
 
 
 @inlined
-def find_line(table, fields, sample, h, down, masked):
+def find_line(table, fields, sample, h, down):
     """Give the address of the line of windows that position `h` reads at a tap; OUTSIDE where there is none."""
     height = table[T.SIZE_H]
     at = int32(int32(h * load_int(table, fields, T.STRIDE_H)) + down)
-    if masked:
-        at = inside(at, height, table[T.PADDING_MODE])
     line = int32(int32(int32(int32(sample * height) + at) * table[T.SIZE_W]) * table[T.C_IN])
     return line if uint32(at) < uint32(height) else int32(OUTSIDE)
 
@@ -53,11 +51,10 @@ def copy_windows(
     last = fresh(int32(to + (copies - 1) * to_step))  # a loop that the compiler does not unroll
     more = True
     while more:
-        at = inside(position[0], width, table[T.PADDING_MODE]) if masked else position[0]
-        start = int32(int32(position[1] + int32(at * table[T.C_IN])) + offset)
-        valid = (position[1] != OUTSIDE) & (uint32(at) < uint32(width)) & (position[2] > 0)
+        start = int32(int32(position[1] + int32(position[0] * table[T.C_IN])) + offset)
+        valid = (position[1] != OUTSIDE) & (uint32(position[0]) < uint32(width)) & (position[2] > 0)
         if masked:
-            copy4(shared, to, 0, windows, start, valid)
+            copy4(shared, to, 0, windows, start, valid, 0, True)
         else:
             copy16(shared, to, 0, windows, start, valid)
         more = to != last
@@ -76,7 +73,7 @@ def copy_windows(
                     sample = int32(sample + 1)
             store_int(walk, own, SAMPLE * stride, sample)
             store_int(walk, own, ROW * stride, row)
-            position[1] = find_line(table, fields, sample, row, load_int(walk, own, DOWN * stride), masked)
+            position[1] = find_line(table, fields, sample, row, load_int(walk, own, DOWN * stride))
 
 
 @inlined
@@ -87,7 +84,7 @@ def copy_points(shared, to, to_step, points, table, place, end, step, copies, ma
     more = True
     while more:
         if masked:
-            copy4(shared, to, 0, points, place, place < end)
+            copy4(shared, to, 0, points, place, place < end, 0, True)
         else:
             copy16(shared, to, 0, points, place, place < end)
         more = to != last
@@ -144,7 +141,7 @@ def slice_product(
     sample, h, w = split_row(table, fields, int32(first + left_row))
     stride_w = table[fields + T.STRIDE_W]
     position[0] = int32(int32(w * stride_w) + along)
-    position[1] = find_line(table, fields, sample, h, down, masked)
+    position[1] = find_line(table, fields, sample, h, down)
     position[2] = int32(limit - int32(first + left_row))
     if tap_h >= table[fields + T.TAPS_H]:
         position[2] = int32(0)

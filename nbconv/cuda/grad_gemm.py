@@ -174,16 +174,18 @@ def _product_shape(pairs: Geometry) -> tuple[int, int, int]:
 def covers(pairs: Geometry) -> bool:
     """Say whether these kernels make the gradient well; they need every array at a multiple of 16 bytes.
 
-    `pairs` is the convolution from windows to points, as everywhere here.
+    `pairs` is the convolution from windows to points, as everywhere here. Padding that repeats data must have become
+    part of the windows, see `rim.padded`.
     """
     rows, columns, positions = _product_shape(pairs)
-    return rows >= 16 and columns >= 8 and positions >= DEPTH and pairs.groups <= MOST_GRID
+    zeros = pairs.spec.padding_mode == "zeros"
+    return zeros and rows >= 16 and columns >= 8 and positions >= DEPTH and pairs.groups <= MOST_GRID
 
 
 def needs_mask(pairs: Geometry) -> bool:
     """Say whether windows and points must be read number by number."""
     c_window, c_point = pairs.c_in // pairs.groups, pairs.c_out // pairs.groups
-    return pairs.spec.padding_mode != "zeros" or c_window % 4 != 0 or c_point % 4 != 0
+    return c_window % 4 != 0 or c_point % 4 != 0
 
 
 @lru_cache(maxsize=1024)

@@ -234,8 +234,7 @@ KERNELS: dict[tuple[str, str], Any] = {
 
 
 def covers(pairs: Geometry, itemsize: int) -> bool:
-    """Say whether these kernels make the gradient: channels by 16 bytes, padding of zeros, else as `grad_gemm`."""
+    """Say whether these kernels make the gradient: channels by 16 bytes, else as `grad_gemm`."""
     chunk = 16 // itemsize
     c_window, c_point = pairs.c_in // pairs.groups, pairs.c_out // pairs.groups
-    zeros = pairs.spec.padding_mode == "zeros"
-    return grad_gemm.covers(pairs) and zeros and c_window % chunk == 0 and c_point % chunk == 0
+    return grad_gemm.covers(pairs) and c_window % chunk == 0 and c_point % chunk == 0

@@ -13,10 +13,21 @@ from . import depthwise_grad, grad_gemm, grad_tensor
 from . import grad_general as general
 from . import table as T
 from .arrays import DeviceArray, empty, flat, memory_of, scratch
-from .backend import Operands, compute_dtype, contiguous, product
+from .backend import Operands, compute_dtype, contiguous, product, with_rim
 from .packing import THREADS as COPY_THREADS
 from .packing import pack_table, widen_numbers
-from .plan import ITEMSIZES, Launch, over_items, tensor_kind, tiles_run, upload_table, upload_zeros
+from .plan import (
+    ITEMSIZES,
+    Launch,
+    can_count,
+    over_items,
+    plan_rim,
+    tensor_kind,
+    tiles_run,
+    upload_table,
+    upload_zeros,
+)
+from .rim import padded
 
 __all__ = ["grad_bias", "grad_weight", "grad_x"]
 
@@ -84,8 +95,12 @@ def grad_weight(
     if not grad.size:
         return grad
     windows, points = contiguous(windows, stream), contiguous(points, stream)
-    kind = _tensor_kind(pairs, weight.dtype, windows.aligned and points.aligned, precision, weight.device)
     dtype = weight.dtype
+    whole = padded(pairs)
+    if dtype in ITEMSIZES and tiles_run(weight.device) and grad_gemm.covers(whole) and can_count(whole):
+        windows = with_rim(windows, plan_rim(pairs, whole, weight.device), stream)
+        pairs = whole
+    kind = _tensor_kind(pairs, dtype, windows.aligned and points.aligned, precision, weight.device)
     if kind is None and dtype in ("float16", "bfloat16") and tiles_run(weight.device) and grad_gemm.covers(pairs):
         # What is left for the tiles are those of float32: copies cost less than what they gain.
         windows, points = (_widened(array, 1 + i, stream) for i, array in enumerate((windows, points)))

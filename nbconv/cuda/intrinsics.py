@@ -196,33 +196,51 @@ else:
 
     store2, store4 = _vector_store(2), _vector_store(4)
 
-    def _copy(size, cache):
-        """Make an asynchronous copy of `size` bytes from global to shared memory; zeros where it is not valid."""
-        text = f"cp.async.{cache}.shared.global [$0+$3], [$1], {size}, $2;"
+    def _copy_operands(context, builder, signature, args, size):
+        """Give what every copy takes: target, source, and how many of `size` bytes are read, by argument 5."""
+        valid = context.cast(builder, args[5], signature.args[5], types.boolean)
+        return (
+            _shared_address(builder, _pointer(context, builder, signature, args, 0, 1)),
+            _global_address(builder, _pointer(context, builder, signature, args, 3, 4)),
+            builder.select(builder.trunc(valid, ir.IntType(1)), _I32(size), _I32(0)),
+        )
 
-        @intrinsic
-        def copy(typingctx, shared, to, offset, array, start, valid):
-            if not (_is_flat(shared) and _is_flat(array)):
-                return None
-            signature = types.void(shared, to, offset, array, start, valid)
+    def _bytes(context, builder, signature, args, i):
+        """Turn an argument from words to bytes: a constant by the time that it matters, and part of the instruction."""
+        return builder.mul(context.cast(builder, args[i], signature.args[i], types.int32), _I32(4))
 
-            def codegen(context, builder, signature, args):
-                target = _shared_address(builder, _pointer(context, builder, signature, args, 0, 1))
-                # A constant by the time that it matters, and part of the instruction.
-                further = builder.mul(context.cast(builder, args[2], signature.args[2], types.int32), _I32(4))
-                source = _global_address(builder, _pointer(context, builder, signature, args, 3, 4))
-                valid = context.cast(builder, args[5], signature.args[5], types.boolean)
-                length = builder.select(builder.trunc(valid, ir.IntType(1)), _I32(size), _I32(0))
-                kind = ir.FunctionType(_VOID, [_I32, _I64, _I32, _I32])
-                asm = ir.InlineAsm(kind, text, "r,l,r,n,~{memory}", side_effect=True)
-                builder.call(asm, [target, source, length, further])
-                return context.get_dummy_value()
+    @intrinsic
+    def copy16(typingctx, shared, to, offset, array, start, valid):  # noqa: D103
+        if not (_is_flat(shared) and _is_flat(array)):
+            return None
 
-            return signature, codegen
+        def codegen(context, builder, signature, args):
+            operands = _copy_operands(context, builder, signature, args, 16)
+            kind = ir.FunctionType(_VOID, [_I32, _I64, _I32, _I32])
+            text = "cp.async.cg.shared.global [$0+$3], [$1], 16, $2;"
+            asm = ir.InlineAsm(kind, text, "r,l,r,n,~{memory}", side_effect=True)
+            builder.call(asm, [*operands, _bytes(context, builder, signature, args, 2)])
+            return context.get_dummy_value()
 
-        return copy
+        return types.void(shared, to, offset, array, start, valid), codegen
 
-    copy16, copy4 = _copy(16, "cg"), _copy(4, "ca")
+    @intrinsic
+    def copy4(typingctx, shared, to, offset, array, start, valid, further, wanted):  # noqa: D103
+        if not (_is_flat(shared) and _is_flat(array)):
+            return None
+
+        def codegen(context, builder, signature, args):
+            operands = _copy_operands(context, builder, signature, args, 4)
+            wanted = context.cast(builder, args[7], signature.args[7], types.boolean)
+            offsets = [_bytes(context, builder, signature, args, i) for i in (2, 6)]
+            kind = ir.FunctionType(_VOID, [_I32, _I64, _I32, _I32, _I32, _I32])
+            instruction = "@%wanted cp.async.ca.shared.global [$0+$4], [$1+$5], 4, $2;"
+            text = f"{{ .reg .pred %wanted; setp.ne.b32 %wanted, $3, 0; {instruction} }}"
+            asm = ir.InlineAsm(kind, text, "r,l,r,r,n,n,~{memory}", side_effect=True)
+            builder.call(asm, [*operands, builder.zext(builder.trunc(wanted, ir.IntType(1)), _I32), *offsets])
+            return context.get_dummy_value()
+
+        return types.void(shared, to, offset, array, start, valid, further, wanted), codegen
 
     def _statement(text):
         @intrinsic

@@ -96,9 +96,13 @@ def copy16(shared, to, offset, array, start, valid):
     _copy(shared, to + offset, array, start, valid, 16)
 
 
-def copy4(shared, to, offset, array, start, valid):
-    """Copy 4 bytes to shared memory, asynchronously; zeros where `valid` is false. `offset` is a constant."""
-    _copy(shared, to + offset, array, start, valid, 4)
+def copy4(shared, to, offset, array, start, valid, further, wanted):
+    """Copy 4 bytes to shared memory, asynchronously, if `wanted`: zeros where `valid` is false.
+
+    `offset` and `further`, of the place in the array, are constants.
+    """
+    if wanted:
+        _copy(shared, to + offset, array, start + further, valid, 4)
 
 
 def copy_commit():

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..geometry import Geometry
-from . import depthwise, gemm, gemm_tiles, general, split_reduction, tensor_core
+from . import depthwise, gemm, gemm_tiles, general, rim, split_reduction, tensor_core
 from . import table as T
 from .driver import SIMULATED, compute_capability, cuda, wait
 
@@ -38,17 +38,25 @@ FEW_COLUMNS = 32  # half a tile of the matrix units would stay empty: what they 
 MOST_Z = 65535  # blocks along z; kernels that may need more walk on in steps of the grid
 
 
+class Reading(NamedTuple):
+    """How a tiled kernel reads: the geometry with x as it is laid down, see `rim`, and options of `build_table`."""
+
+    geometry: Geometry
+    slice_steps: int = T.WHOLE
+    runs: bool = False
+
+
 class Launch:
     """A kernel with its grid, its block and its shared memory; called with a stream, then the kernel's arguments.
 
-    `slice_steps` is that of the kernel's table, see `split_reduction`.
+    `reading` says what the kernel's table says, where that is not just the call's geometry.
     """
 
     def __init__(
-        self, kernel: Any, grid: tuple[int, int, int], block: int, shared: int = 0, slice_steps: int = T.WHOLE
+        self, kernel: Any, grid: tuple[int, int, int], block: int, shared: int = 0, reading: Reading | None = None
     ) -> None:
         self.kernel, self.grid, self.block, self.shared = kernel, grid, block, shared
-        self.slice_steps = slice_steps
+        self.reading = reading
         self._configured: dict[Any, Any] = {}
 
     def __call__(self, stream: Any, *arguments: Any) -> None:
@@ -94,12 +102,22 @@ class Split(NamedTuple):
     sum_up: Launch
 
 
+class Rim(NamedTuple):
+    """What lays `size` numbers down, x and what padding shows around it: launched with (x, target, table, sizes)."""
+
+    launch: Launch
+    size: int
+    table: Any
+    sizes: Any
+
+
 class Plan(NamedTuple):
     """A product, ready to be launched with (x, weight, bias, residual, y, table)."""
 
     launch: Launch
     table: Any
     split: Split | None = None
+    rim: Rim | None = None
 
 
 @lru_cache(maxsize=1024)
@@ -114,21 +132,44 @@ def upload_table(numbers: bytes, device: int) -> Any:
 def make_plan(key: Key) -> Plan:
     """Choose the kernel for a product that has something to write."""
     T.check_sizes(key.geometry)
-    table = T.build_table(key.geometry, key.activation, key.residual)
     launch: Launch | None = None
     for choose in CHOICES:
         launch = choose(key)
         if launch is not None:
             break
     assert launch is not None, "the general kernel takes everything"
-    return Plan(launch, upload_table(table.tobytes(), key.device), _split(key, launch))
+    reading = launch.reading or Reading(key.geometry)
+    table = T.build_table(reading.geometry, key.activation, key.residual, runs=reading.runs)
+    return Plan(
+        launch,
+        upload_table(table.tobytes(), key.device),
+        _split(key, reading),
+        plan_rim(key.geometry, reading.geometry, key.device),
+    )
 
 
-def _split(key: Key, launch: Launch) -> Split | None:
-    geometry, steps = key.geometry, launch.slice_steps
+def can_count(geometry: Geometry) -> bool:
+    """Say whether x has no more numbers than kernels count to."""
+    return rim.size_of_x(geometry) <= T.MOST_NUMBERS
+
+
+@lru_cache(maxsize=1024)
+def plan_rim(geometry: Geometry, whole: Geometry, device: int) -> Rim | None:
+    """Plan to lay down x as `whole` reads it; None where that is x as it is."""
+    if whole.axes == geometry.axes:
+        return None
+    sizes = rim.sizes_of_x(whole)
+    lines, numbers = whole.n * int(sizes[0]), int(sizes[1]) * whole.c_in
+    launch = over_items(rim.lay_rim, numbers, rim.THREADS, y=min(lines, MOST_Z))
+    tables = (upload_table(table.tobytes(), device) for table in (T.build_table(geometry), sizes))
+    return Rim(launch, rim.size_of_x(whole), *tables)
+
+
+def _split(key: Key, reading: Reading) -> Split | None:
+    geometry, steps, runs = reading
     if steps == T.WHOLE:
         return None
-    table = T.build_table(geometry, slice_steps=steps)
+    table = T.build_table(geometry, slice_steps=steps, runs=runs)
     return Split(
         split_reduction.slices(geometry, steps),
         upload_table(table.tobytes(), key.device),
@@ -165,11 +206,15 @@ def _depthwise(key: Key) -> Launch | None:
 
 
 def _tiled(key: Key) -> Launch | None:
-    geometry, itemsize = key.geometry, ITEMSIZES.get(key.dtype)
-    if itemsize is None or not key.aligned or not tiles_run(key.device) or not gemm_tiles.covers(geometry):
+    itemsize = ITEMSIZES.get(key.dtype)
+    if itemsize is None or not key.aligned or not tiles_run(key.device):
+        return None
+    masked = gemm_tiles.needs_mask(key.geometry, itemsize)
+    runs = masked and rim.makes_runs(key.geometry) and can_count(rim.padded(key.geometry, zeros=True))
+    geometry = rim.padded(key.geometry, zeros=runs)
+    if not can_count(geometry) or not gemm_tiles.covers(geometry):
         return None
     kind = tensor_kind(key.dtype, key.precision)
-    masked = gemm_tiles.needs_mask(geometry, itemsize)
     if kind == "tf32x3" and geometry.c_out // geometry.groups <= FEW_COLUMNS:
         tile = gemm_tiles.choose(geometry)
         kernel = gemm.KERNELS[tile, masked]
@@ -178,7 +223,7 @@ def _tiled(key: Key) -> Launch | None:
         kernel = tensor_core.KERNELS[kind, tile, masked]
     steps = split_reduction.slice_steps(geometry, tile) if key.dtype == "float32" else T.WHOLE
     slices = split_reduction.slices(geometry, steps)
-    return Launch(kernel, *gemm_tiles.launch(geometry, tile, slices), slice_steps=steps)
+    return Launch(kernel, *gemm_tiles.launch(geometry, tile, slices), reading=Reading(geometry, steps, runs))
 
 
 def _general(key: Key) -> Launch | None:

@@ -11,7 +11,7 @@ from typing import Any
 from .arrays import DeviceArray
 from .driver import SIMULATED, cuda
 
-__all__ = ["choose_stream", "stream_handle"]
+__all__ = ["choose_stream", "follow", "stream_handle"]
 
 _LEGACY = 1  # another name of the default stream's handle, 0
 
@@ -34,10 +34,21 @@ def choose_stream(op: str, stream: Any, arrays: Sequence[DeviceArray]) -> Any:
     for other in {array.stream for array in arrays if array.stream is not None}:
         theirs = 0 if other == _LEGACY else other
         if theirs != handle:
-            event = cuda.event(timing=False)
-            event.record(_stream(arrays[0].device, theirs))
-            event.wait(ours)
+            _follow(ours, _stream(arrays[0].device, theirs))
     return ours
+
+
+def follow(device: int, handle: int, theirs: Any) -> None:
+    """Make the stream of a handle wait for what is in flight on another; `device` must be the current one."""
+    ours = _stream(device, 0 if handle == _LEGACY else handle)
+    if ours is not theirs:
+        _follow(ours, theirs)
+
+
+def _follow(ours: Any, theirs: Any) -> None:
+    event = cuda.event(timing=False)
+    event.record(theirs)
+    event.wait(ours)
 
 
 @lru_cache(maxsize=256)

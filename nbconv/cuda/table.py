@@ -66,6 +66,7 @@ STRIDE_H = next(_places)
 STRIDE_W = next(_places)
 DILATION_H = next(_places)
 DILATION_W = next(_places)
+SPAN_W = next(_places)  # of the taps: how many there are times the dilation
 LO_H = next(_places)
 LO_W = next(_places)
 WEIGHT_START = next(_places)
@@ -148,12 +149,16 @@ def packed_phases(geometry: Geometry) -> tuple[tuple[PackedPhase, ...], int]:
 
 
 def build_table(
-    geometry: Geometry, activation: str | None = None, residual: bool = False, slice_steps: int = WHOLE
+    geometry: Geometry,
+    activation: str | None = None,
+    residual: bool = False,
+    slice_steps: int = WHOLE,
+    runs: bool = False,
 ) -> np.ndarray:
     """Give the table of a geometry, shape (HEADER + phases * PHASE_FIELDS,), int32.
 
     `activation` is a name out of `ACTIVATIONS`; `residual` says whether the product adds one. `slice_steps` cuts the
-    reduction of tiled products into slices.
+    reduction of tiled products into slices; `runs` makes the taps of a line one, of so many times the channels.
     """
     phases, _ = packed_phases(geometry)
     (size_h, out_h), (size_w, out_w) = ((1, 1), *((axis.size, axis.out) for axis in geometry.axes))[-2:]
@@ -181,6 +186,10 @@ def build_table(
                 part.tap_step,
             )  # fmt: skip
             fields[list(places)] = numbers
+        if runs:
+            table[C_IN_GROUP] *= fields[TAPS_W]
+            fields[TAPS_W] = 1
+        fields[SPAN_W] = fields[TAPS_W] * phase.w.axis.dilation
     return table
 
 

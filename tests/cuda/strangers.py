@@ -138,12 +138,14 @@ class Capsule:
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
+        self.streams: list[int] = []
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, 0
 
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.array.__dlpack__(**options)
+    def __dlpack__(self, stream: int | None = None) -> Any:
+        self.streams += [] if stream is None else [stream]
+        return self.array.__dlpack__()
 
 
 def aligned(array: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from nbconv.cuda import (  # noqa: E402
     grad_tensor,
     intrinsics,
     intrinsics_plain,
+    rim,
     split_reduction,
     tensor_core,
 )
@@ -47,9 +48,10 @@ TRANSPOSED = Case("conv_transpose1d", (1, 21, 20), (20, 9, 5), {"padding": 1, "s
 EIGHTS = Case("conv2d", (1, 4, 5, 16), (24, 8, 3, 1), {"padding": (1, 2), "stride": (1, 2), "groups": 2})
 TWO_TILES = Case("conv1d", (1, 40, 8), (70, 8, 3), {"padding": 2}, bias=False)
 FEW_CHANNELS = Case("conv1d", (2, 14, 3), (9, 3, 4), {"padding": 3})
-REFLECTED = Case("conv2d", (1, 4, 5, 6), (10, 6, 3, 2), {"padding": 2, "stride": (2, 1), "padding_mode": "reflect"})
+SIX_CHANNELS = Case("conv2d", (1, 4, 5, 6), (10, 6, 3, 2), {"padding": 2, "stride": (2, 1)})
+FIVE_CHANNELS = Case("conv1d", (1, 9, 5), (12, 5, 3), {"padding": 4, "dilation": 2})
+ONE_CHANNEL = Case("conv1d", (1, 9, 1), (12, 1, 19), {"padding": 10})
 CIRCULAR = Case("conv1d", (1, 9, 8), (8, 8, 4), {"padding": ((5, 2),), "padding_mode": "circular"})
-REPLICATED = Case("conv1d", (1, 9, 5), (12, 5, 3), {"padding": 4, "dilation": 2, "padding_mode": "replicate"})
 NO_TAPS = Case("conv_transpose1d", (1, 6, 8), (8, 8, 2), {"stride": 4})
 
 
@@ -71,9 +73,9 @@ def test_small_tile(case: Case) -> None:
     assert_equal(product(gemm.KERNELS["64x64", False], "64x64", problem), problem.expected())
 
 
-@pytest.mark.parametrize("case", [FEW_CHANNELS, REFLECTED, CIRCULAR, REPLICATED, STRIDED], ids=str)
+@pytest.mark.parametrize("case", [ONE_CHANNEL, FEW_CHANNELS, FIVE_CHANNELS, SIX_CHANNELS, STRIDED], ids=str)
 def test_small_tile_masked(case: Case) -> None:
-    problem = Problem(case, FLOAT32, residual=case is REFLECTED)
+    problem = Problem(case, FLOAT32, residual=case is SIX_CHANNELS)
     assert_equal(product(gemm.KERNELS["64x64", True], "64x64", problem), problem.expected())
 
 
@@ -85,15 +87,11 @@ def test_other_tiles(tile: str, masked: bool) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("tile", tensor_core.TILE_NAMES)
 @pytest.mark.parametrize("kind", tensor_core.KINDS)
-def test_tensor_cores(kind: str, masked: bool) -> None:
-    problem = Problem(REFLECTED if masked else EIGHTS, DTYPE_OF[kind], "relu", residual=True)
-    assert_equal(product(tensor_core.KERNELS[kind, "64x64", masked], "64x64", problem), problem.expected())
-
-
-def test_tensor_cores_64_rows_a_warp() -> None:
-    problem = Problem(FEW_CHANNELS, FLOAT32)
-    assert_equal(product(tensor_core.KERNELS["tf32", "128x64", True], "128x64", problem), problem.expected())
+def test_tensor_cores(kind: str, tile: str, masked: bool) -> None:
+    problem = Problem(SIX_CHANNELS if masked else EIGHTS, DTYPE_OF[kind], "relu", residual=True)
+    assert_equal(product(tensor_core.KERNELS[kind, tile, masked], tile, problem), problem.expected())
 
 
 @pytest.mark.parametrize(("kind", "error"), [("tf32x3", 2.0**-20), ("tf32", 2.0**-9)])
@@ -149,7 +147,7 @@ def test_grad_weight(case: Case) -> None:
     check_grad_weight(case, grad_gemm.KERNELS["64x64", False], "64x64", 48 if case is STRIDED else 16)
 
 
-@pytest.mark.parametrize("case", [FEW_CHANNELS, REFLECTED], ids=str)
+@pytest.mark.parametrize("case", [FEW_CHANNELS, SIX_CHANNELS], ids=str)
 def test_grad_weight_masked(case: Case) -> None:
     check_grad_weight(case, grad_gemm.KERNELS["64x64", True], "64x64", 16)
 
@@ -159,10 +157,10 @@ def test_grad_weight_large_tile(masked: bool) -> None:
     check_grad_weight(EIGHTS, grad_gemm.KERNELS["128x128", masked], "128x128", 32)
 
 
-@pytest.mark.parametrize("kind", tensor_core.KINDS)
-def test_grad_weight_on_tensor_cores(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "tile"), grad_tensor.KERNELS)
+def test_grad_weight_on_tensor_cores(kind: str, tile: str) -> None:
     case = Case("conv2d", (1, 4, 5, 16), (32, 8, 3, 1), {"padding": (1, 2), "stride": (1, 2), "groups": 2})
-    check_grad_weight(case, grad_tensor.KERNELS[kind, "64x64"], "64x64", 32, DTYPE_OF[kind])
+    check_grad_weight(case, grad_tensor.KERNELS[kind, tile], tile, 32, DTYPE_OF[kind])
 
 
 # ---- choice --------------------------------------------------------------------------------------------------------
@@ -213,7 +211,8 @@ def test_which_products_are_covered() -> None:
     assert gemm_tiles.needs_mask(geometry_of_layer(1, 9, 6, 8), 4)
     assert not gemm_tiles.needs_mask(geometry_of_layer(1, 9, 4, 8), 4)
     assert gemm_tiles.needs_mask(geometry_of_layer(1, 9, 4, 8), 2)
-    assert gemm_tiles.needs_mask(geometry_of(CIRCULAR), 4)
+    assert not gemm_tiles.covers(geometry_of(CIRCULAR))
+    assert gemm_tiles.covers(rim.padded(geometry_of(CIRCULAR)))
 
 
 @pytest.mark.parametrize(
@@ -302,3 +301,13 @@ def test_copies_check_alignment() -> None:
         intrinsics.copy16(shared, 4, 0, array, 4, True)
     with pytest.raises(ValueError, match="misaligned access to 4 numbers of float32 from 2 on"):
         intrinsics.copy16(shared, 0, 2, array, 8, True)
+
+
+def test_single_numbers_are_copied_where_they_are_wanted() -> None:
+    shared, array = np.zeros(4, np.float32), np.arange(8, dtype=np.float32)
+    intrinsics.copy4(shared, 1, 1, array, 3, True, 2, True)
+    np.testing.assert_array_equal(shared, [0, 0, 5, 0])
+    intrinsics.copy4(shared, 2, 0, array, 9, False, 0, False)
+    np.testing.assert_array_equal(shared, [0, 0, 5, 0])
+    intrinsics.copy4(shared, 2, 0, array, 9, False, 0, True)
+    assert not shared.any()

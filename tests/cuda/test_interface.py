@@ -24,6 +24,7 @@ needs_compiler()
 
 from nbconv.cuda import dlpack, driver, general, plan, streams  # noqa: E402
 from nbconv.cuda import table as T  # noqa: E402
+from nbconv.cuda.offered import Offered  # noqa: E402
 from nbconv.geometry import ConvSpec, bind  # noqa: E402
 from tests.cuda.checks.pretend_device import PretendArray, pretended_device  # noqa: E402
 
@@ -43,6 +44,12 @@ def make(kind: Any, *arrays: Array) -> list[Any]:
     return [(Interface.of if kind is Interface else kind)(strangers.aligned(array)) for array in arrays]
 
 
+def host_array(value: Any) -> Array:
+    """Give the numbers of any array on the pretended device."""
+    array = value.array
+    return array.array if isinstance(array, PretendArray) else array  # type: ignore[no-any-return]
+
+
 # ---- whose arrays --------------------------------------------------------------------------------------------------
 
 
@@ -50,18 +57,18 @@ def make(kind: Any, *arrays: Array) -> list[Any]:
 @pytest.mark.parametrize(
     ("kind", "result"),
     [(Tensor, Tensor), (CupyArray, CupyArray), (PretendArray, PretendArray), (Interface, PretendArray),
-     (Capsule, PretendArray)],
+     (Capsule, Offered)],
 )  # fmt: skip
 def test_results_are_of_the_kind_of_the_first_array(kind: Any, result: Any) -> None:
     x, weight, bias = make(kind, X, WEIGHT, BIAS)
     y = nbconv.conv1d(x, weight, bias, padding=1)
     assert type(y) is result
-    assert_equal(y.array, EXPECTED)
+    assert_equal(host_array(y), EXPECTED)
     dy = make(kind, whole_numbers(RNG, EXPECTED.shape))[0]
     grads = nbconv.conv1d_backward(dy, x, weight, padding=1)
     for grad, expected in zip(grads, oracle(CASE, dy.array, X, WEIGHT), strict=True):
         assert type(grad) is result
-        assert_equal(grad.array, expected)
+        assert_equal(host_array(grad), expected)
 
 
 @pytest.mark.usefixtures("device", "torch", "cupy")
@@ -113,6 +120,56 @@ def test_capsules_free_what_they_hold() -> None:
     assert seen() is None
 
 
+@pytest.mark.usefixtures("device")
+def test_results_offer_dlpack(external: list[Any]) -> None:
+    x, weight, bias = make(Capsule, X, WEIGHT, BIAS)
+    y = nbconv.conv1d(x, weight, bias, padding=1, stream=77)
+    assert (x.streams, weight.streams) == ([77], [77])
+    assert repr(y) == "<float32 (2, 9, 4) on CUDA device 0, by DLPack>"
+    external.clear()
+    tensor = dlpack.take(y, stream=88, max_version=(1, 0))
+    assert external == [88, ("record", 77), ("wait", 88)]
+    assert (tensor.shape, tensor.steps, tensor.dtype, tensor.device) == ((2, 9, 4), None, "float32", 0)
+    assert tensor.pointer == host_array(y).ctypes.data
+    external.clear()
+    dlpack.take(y, stream=77)
+    dlpack.take(y, stream=-1)
+    assert external == []
+    again = nbconv.conv1d(y, make(Capsule, np.ones((1, 4, 1), np.float32))[0], stream=0)
+    assert external == [("record", 77), ("wait", 0)]
+    assert_equal(host_array(again), EXPECTED.sum(-1, keepdims=True))
+
+
+@pytest.mark.usefixtures("device")
+def test_bfloat16_by_dlpack() -> None:
+    words = Offered(PretendArray(BIAS), BIAS.ctypes.data, 0, (4,), "bfloat16")
+    assert dlpack.take(words).dtype == "bfloat16"
+
+
+@pytest.mark.usefixtures("device")
+def test_offered_memory_lives_as_long_as_it_is_held() -> None:
+    import weakref
+
+    y = nbconv.conv1d(*make(Capsule, X, WEIGHT))
+    seen = weakref.ref(y)
+    never_taken, taken = y.__dlpack__(), dlpack.take(y)
+    del y
+    assert seen() is not None
+    del never_taken
+    assert seen() is not None
+    del taken
+    assert seen() is None
+
+
+@pytest.mark.usefixtures("device")
+def test_what_dlpack_cannot_give() -> None:
+    y = nbconv.conv1d(*make(Capsule, X, WEIGHT))
+    with pytest.raises(BufferError, match=r"the array is on CUDA device 0; got dl_device \(1, 0\)"):
+        y.__dlpack__(dl_device=(1, 0))
+    with pytest.raises(BufferError, match="the array is offered as it is: copy it on its device"):
+        y.__dlpack__(copy=True)
+
+
 # ---- the kernels of the weight's gradient ----------------------------------------------------------------------------
 
 
@@ -125,7 +182,7 @@ def test_capsules_free_what_they_hold() -> None:
         ("bfloat16", "high", 16, {}, ["bf16_64x64"]),
         # What tensor cores do not take goes to the tiles of float32, half types after a copy.
         ("float32", "high", 10, {}, ["grad_64x64_masked"]),
-        ("float32", "tf32", 12, {"padding_mode": "circular"}, ["grad_64x64_masked"]),
+        ("float32", "tf32", 12, {"padding_mode": "circular"}, ["lay_rim", "tf32_64x64"]),
         ("bfloat16", "high", 12, {}, ["widen_numbers", "widen_numbers", "grad_64x64"]),
         ("float64", "high", 12, {}, ["weight_slices_wide"]),
     ],
@@ -170,11 +227,12 @@ def external(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def wait(self, stream: Any) -> None:
             asked.append(("wait", getattr(stream, "handle", stream)))
 
-    def external_stream(handle: int) -> Any:
-        asked.append(handle)
-        return SimpleNamespace(handle=handle)
+    class External:
+        def __init__(self, handle: int) -> None:
+            self.handle = handle
+            asked.append(handle)
 
-    monkeypatch.setattr(driver.cuda, "external_stream", external_stream)
+    monkeypatch.setattr(driver.cuda, "external_stream", External)
     monkeypatch.setattr(driver.cuda, "event", lambda timing: Event())
     streams._stream.cache_clear()
     return asked

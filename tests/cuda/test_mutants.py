@@ -51,7 +51,7 @@ def _mutant(name: str, module: str, old: str, new: str, kernel: str, *cases: Cas
     return Mutant(Mutation(name, f"cuda.{module}", old, new, times), kernel, cases or (DENSE,), **options)
 
 
-CORE, LOADS, TILE = "gemm_core", "gemm_loads", "ffma_64x64"
+CORE, LOADS, TILE, MASKED = "gemm_core", "gemm_loads", "ffma_64x64", "ffma_64x64_masked"
 SYNC = "        cuda.syncthreads()\n"
 H, W = (f"load_int(table, fields, T.{{}}_{axis})" for axis in "HW")
 MUTANTS = [
@@ -83,17 +83,22 @@ MUTANTS = [
     # Padding.
     _mutant("padding on W inverted", LOADS, "uint32(w) >= uint32(width)", "uint32(w) < uint32(width)", TILE),
     _mutant("padding on H signed", LOADS, "uint32(h) >= uint32(height)", "h >= height", TILE),
-    _mutant("padding not filled with zeros", LOADS, "[r] + channel), address[r] != OUTSIDE)", "[r] + channel), True)",
-            TILE),
-    _mutant("reflects about the edge", LOADS, "int32(2 * (size - 1) - position)", "int32(2 * size - 1 - position)",
-            "ffma_64x64_masked", REFLECTED),
+    _mutant("padding not filled with zeros", LOADS, "[r] + channel), address[r] != OUTSIDE)",
+            "[r] + channel), True)", TILE),
+    _mutant("reflects about the edge", "integers", "int32(size - int32(1)) - position)", "size - position)",
+            "product_wide", REFLECTED),
     # Places.
     _mutant("strides swapped", LOADS, W.format("STRIDE"), H.format("STRIDE"), TILE),
-    _mutant("channels of the first group", CORE, "int32(int32(group + 1) * table[T.C_IN_GROUP])", "table[T.C_IN_GROUP]",
+    _mutant("channels of the first group", LOADS, "int32(group * table[T.C_IN_GROUP])", "int32(0)",
             TILE),
     _mutant("outputs of the first phase", CORE, W.format("OUT_START") + " + ", "", TILE, PHASES),
-    _mutant("16 bytes where 4 are aligned", LOADS, "copy4(shared, int32(to", "copy16(shared, int32(to",
-            "ffma_64x64_masked", ODD),
+    _mutant("16 bytes where 4 are aligned", "intrinsics", "[$1+$5], 4, $2", "[$1+$5], 16, $2", MASKED, ODD),
+    _mutant("copies numbers of the tap before", LOADS, "wanted = uint32(int32(channel + i)) < uint32(channels)",
+            "wanted = int32(channel + i) < channels", MASKED, ODD),
+    _mutant("a chunk's last number left out", LOADS, "uint32(int32(channel + (chunk - 1)))",
+            "uint32(int32(channel + (chunk - 2)))", MASKED, ODD),
+    _mutant("only half of the rows", LOADS, "            more = at != own\n            at = int32(at - 2",
+            "            more = False\n            at = int32(at - 2", "ffma_256x32_masked", ODD),
     _mutant("chunks not swizzled", CORE, "int32(int32(thread ^ (thread >> 3)) & 1)", "int32(thread & 1)", TILE),
     # Other kernels.
     _mutant("no barrier", "grad_core", "            cuda.syncthreads()\n", "", "grad_64x64"),

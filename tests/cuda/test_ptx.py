@@ -78,7 +78,9 @@ def test_products_of_real_numbers_and_an_activation(entry: Entry) -> None:
     assert_close(y, problem.expected(), tolerance * rounding + 1e-5)
 
 
-FFMA_TILES = [entry for entry in product_entries() if entry.hot == "FFMA" and not entry.masked]
+FFMA_TILES = [entry for entry in product_entries() if entry.hot == "FFMA"]
+# Of each number that is copied by itself, PTX makes three instructions more than the machine.
+EXECUTED_MASKED = {"128x128": 0.85, "128x64": 0.83, "64x64": 0.79, "256x32": 0.77}
 
 
 @pytest.mark.parametrize("entry", FFMA_TILES, ids=name_of)
@@ -89,12 +91,13 @@ def test_multiplications_are_most_of_the_work(entry: Entry) -> None:
     """
     sizes = gemm_tiles.TILES[entry.tile]
     steps = []
-    for channels in (64, 128):
+    for channels in (62, 126) if entry.masked else (64, 128):
         case = layer("conv1d", (1, sizes.rows, channels), (sizes.columns, channels, 1))
         problem = Problem(case, DTYPES["float32"])
         steps.append(problem.run(entry.artifacts.ptx(), entry.grid(problem.geometry))[1].steps)
     multiplications = 64 * sizes.rows * sizes.columns / sizes.threads
-    assert multiplications / (steps[1] - steps[0]) >= entry.share - 0.01
+    least = EXECUTED_MASKED[entry.tile] if entry.masked else entry.share - 0.01
+    assert multiplications / (steps[1] - steps[0]) >= least
 
 
 @pytest.mark.parametrize("entry", list(slice_entries()), ids=name_of)
@@ -158,5 +161,19 @@ def test_reductions_in_slices(device: Device, case: Case, kernel: str, monkeypat
 def test_package_used_every_kind_of_kernel(device: Device) -> None:
     """Run after the tests above: their launches are counted."""
     used = {name.split("_")[0] for name, _ in device.launches}
-    expected = {"tf32x3", "bf16", "f16", "product", "slide", "stride", "grad", "weight", "sum", "bias", "fold", "pack"}
+    expected = {
+        "tf32x3",
+        "bf16",
+        "f16",
+        "product",
+        "slide",
+        "stride",
+        "grad",
+        "weight",
+        "sum",
+        "bias",
+        "fold",
+        "pack",
+        "lay",
+    }
     assert expected <= used, expected - used

@@ -35,6 +35,7 @@ needs_simulator()
 
 from nbconv.cuda import gemm_tiles, gradients, plan, split_reduction  # noqa: E402
 from nbconv.cuda.driver import cuda, simulated_array  # noqa: E402
+from nbconv.cuda.rim import padded  # noqa: E402
 from tests.cuda.checks.problems import geometry_of  # noqa: E402
 
 TAGGED = [case for case in CASES if case.tags & {"smoke", "edge"}]
@@ -82,7 +83,7 @@ def chosen_kernels() -> None:
 
 
 @pytest.mark.usefixtures("chosen_kernels")
-@pytest.mark.parametrize("case", case_params([case for case in TAGGED if gemm_tiles.covers(geometry_of(case))]))
+@pytest.mark.parametrize("case", case_params([case for case in TAGGED if gemm_tiles.covers(padded(geometry_of(case)))]))
 def test_forward_of_chosen_tiles(case: Case) -> None:
     arrays = arrays_of(case)
     assert_equal(on_device(case, *arrays), expected_of(case, *arrays))
@@ -112,8 +113,45 @@ def test_reductions_in_slices(case: Case, monkeypatch: pytest.MonkeyPatch) -> No
     plan.make_plan.cache_clear()
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_padding_is_laid_down(mode: str, dtype: str) -> None:
+    pads = ((2, 1), (0, 3))
+    case = Case("conv2d", (2, 3, 4, 5), (8, 5, 2, 3), {"padding": pads, "padding_mode": mode})
+    x, _, _ = arrays_of(case, DTYPES[dtype])
+    geometry = geometry_of(case)
+    planned = plan.plan_rim(geometry, padded(geometry, zeros=True), 0)
+    assert planned is not None
+    target = np.full(planned.size + 1, np.nan, dtype)
+    planned.launch(0, there(x.ravel()), simulated_array(target), planned.table, planned.sizes)
+    numpy_mode: Any = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
+    assert_equal(target[:-1].reshape(2, 6, 7, 5), np.pad(x, ((0, 0), *pads, (0, 0)), mode=numpy_mode))
+    assert np.isnan(target[-1])
+
+
+@pytest.mark.usefixtures("chosen_kernels")
+def test_who_lays_padding_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(c_in: int = 8, c_out: int = 8, **params: Any) -> tuple[str, bool]:
+        geometry = geometry_of(Case("conv1d", (1, 50, c_in), (c_out, c_in, 3), params))
+        made = plan.make_plan(plan.Key(geometry, "float32", None, False, "high", 0, True))
+        return made.launch.kernel.py_func.__name__.split("_")[0], made.rim is not None
+
+    assert chosen(padding=1) == ("ffma", False)
+    assert chosen(padding=1, padding_mode="reflect") == ("ffma", True)
+    assert chosen(padding_mode="reflect") == ("ffma", False)  # there is none
+    assert chosen(3, 12, padding=1) == ("ffma", True)  # runs of 9 numbers
+    assert chosen(3, 11, padding=1) == ("ffma", False)
+    assert chosen(3, 12) == ("ffma", False)
+    assert chosen(3, 12, padding=2, dilation=2) == ("ffma", False)
+    monkeypatch.setattr(plan.T, "MOST_NUMBERS", 408)
+    plan.make_plan.cache_clear()
+    assert chosen(padding=((1, 0),), padding_mode="reflect") == ("ffma", True)
+    assert chosen(padding=1, padding_mode="reflect") == ("product", False)
+    plan.make_plan.cache_clear()
+
+
 def test_every_tagged_case_is_run_by_its_kernel() -> None:
-    assert not [case for case in TAGGED if case not in AFFORDABLE and not gemm_tiles.covers(geometry_of(case))]
+    assert not [case for case in TAGGED if case not in AFFORDABLE and not gemm_tiles.covers(padded(geometry_of(case)))]
 
 
 @pytest.mark.parametrize("dtype", [name for name in DTYPES if name != "float32"])

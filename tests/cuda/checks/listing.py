@@ -20,6 +20,7 @@ from nbconv.cuda import (
     grad_tensor,
     packing,
     plan,
+    rim,
     split_reduction,
     tensor_core,
 )
@@ -79,20 +80,22 @@ class Entry:
     @property
     def has_hot_loop(self) -> bool:
         """Say whether something is demanded of its hot loop."""
-        return bool(self.hot) and (not self.masked or self.share > 0)
+        return bool(self.hot)
 
     def fits(self, geometry: Geometry) -> bool:
         """Say whether a tiled or depthwise kernel may be given this geometry."""
         itemsize = 4 if self.dtype == "float32" else 2
         if self.family == "grad_gemm":
-            return not geometry.spec.transposed and (self.masked or not grad_gemm.needs_mask(geometry))
+            zeros = geometry.spec.padding_mode == "zeros"
+            return zeros and not geometry.spec.transposed and (self.masked or not grad_gemm.needs_mask(geometry))
         if self.family == "grad_tensor":
             return not geometry.spec.transposed and grad_tensor.covers(geometry, itemsize)
         if self.family == "depthwise":
             return depthwise.covers(geometry) and self.kind == _depthwise_kind(
                 depthwise.slides(geometry), geometry.spec.padding_mode != "zeros"
             )
-        return not channelwise(geometry) and (self.masked or not gemm_tiles.needs_mask(geometry, itemsize))
+        zeros = geometry.spec.padding_mode == "zeros"
+        return zeros and not channelwise(geometry) and (self.masked or not gemm_tiles.needs_mask(geometry, itemsize))
 
     def grid(self, geometry: Geometry) -> Grid:
         """Give a product kernel's launch."""
@@ -145,14 +148,8 @@ def _bounds(kernel: Any) -> dict[str, int]:
 
 
 # The least part of the hot loop that multiplications must be: 1024 stand against 64 vectors from shared memory, and the
-# rest is for the copies. Masked, numbers are copied one by one and rows' places mapped by the padding mode: code that
-# lies in the loop, though most rounds pass it by.
+# rest is for the copies.
 FFMA_SHARE = 0.85
-MASKED_SHARE = {"128x128": 0.8, "128x64": 0.77, "64x64": 0.8, "256x32": 0.77}
-
-
-def _ffma_share(tile: str, masked: bool) -> float:
-    return MASKED_SHARE[tile] if masked else FFMA_SHARE
 
 
 def _depthwise_kind(slides: bool, repeats: bool) -> str:
@@ -164,7 +161,7 @@ def product_entries() -> Iterator[Entry]:
     reads = ("LDS.128", "LDGSTS")
     for (tile, masked), kernel in gemm.KERNELS.items():
         yield Entry(
-            kernel, product_types("float32"), **_bounds(kernel), hot="FFMA", share=_ffma_share(tile, masked),
+            kernel, product_types("float32"), **_bounds(kernel), hot="FFMA", share=FFMA_SHARE,
             expected=reads, family="gemm", tile=tile, masked=masked,
         )  # fmt: skip
     for (kind, tile, masked), kernel in tensor_core.KERNELS.items():
@@ -184,13 +181,14 @@ def slice_entries() -> Iterator[Entry]:
     """List the tiled first passes of the weight's gradient."""
     for (kind, tile), kernel in grad_tensor.KERNELS.items():
         dtype = TENSOR_DTYPES.get(kind, "float32")
+        fragments = ("LDSM",) if kind in TENSOR_DTYPES else ()
         yield Entry(
-            kernel, slice_types(dtype), dtype, **_bounds(kernel), hot="HMMA", expected=("LDGSTS",),
+            kernel, slice_types(dtype), dtype, **_bounds(kernel), hot="HMMA", expected=("LDGSTS", *fragments),
             family="grad_tensor", tile=tile, kind=kind,
         )  # fmt: skip
     for (tile, masked), kernel in grad_gemm.KERNELS.items():
         yield Entry(
-            kernel, slice_types("float32"), **_bounds(kernel), hot="FFMA", share=_ffma_share(tile, masked),
+            kernel, slice_types("float32"), **_bounds(kernel), hot="FFMA", share=FFMA_SHARE,
             expected=("LDS.128", "LDGSTS"), family="grad_gemm", tile=tile, masked=masked,
         )  # fmt: skip
 
@@ -216,6 +214,7 @@ def general_entries() -> Iterator[Entry]:
         }
         if dtype != "float64":
             of_kernel |= {depthwise_grad.weight_slices: slice_types(dtype), packing.widen_numbers: (x, compute)}
+            of_kernel |= {rim.lay_rim: (x, x, table, table)}
         for kernel, arguments in of_kernel.items():
             family = "general" if kernel in (general.product_wide, general.product_narrow) else ""
             yield Entry(kernel, arguments, dtype, 256, 1, family=family)

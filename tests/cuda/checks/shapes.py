@@ -28,6 +28,8 @@ RAGGED = [
     layer("conv2d", (1, 9, 11, 3), (72, 3, 3, 3), padding=(1, 2), padding_mode="circular"),
     layer("conv2d", (1, 9, 11, 7), (9, 7, 3, 3), padding=(3, 1), padding_mode="replicate", stride=2),
     layer("conv_transpose1d", (1, 40, 10), (10, 20, 5), stride=2, dilation=3),
+    layer("conv1d", (1, 90, 1), (40, 1, 19), padding=9, stride=2),
+    layer("conv2d", (2, 9, 12, 3), (16, 3, 3, 5), stride=(1, 2)),
 ]
 DEPTHWISE = [
     layer("conv1d", (2, 41, 12), (12, 1, 3), groups=12, padding=1),
