@@ -18,27 +18,22 @@ from ..runtime.microkernel import (
     DEPTHWISE,
     DOT,
     NARROW,
-    Slide,
-    far_kernel,
     kind_lanes,
-    short_kernel,
-    sliding_kernel,
-    spreading_kernel,
-    tile_kernel,
 )
 from ..runtime.threads import is_one_call, is_shared
 from . import tables as T
 from .chunks import cut_reduction, even_cuts
-from .layout import InPlace, Layout, Packed
+from .kernels import Kernels
+from .layout import Layout, Packed
 from .loops import exchange_rows
 from .panels import padded_row
 from .plan_rows import LaidPhase, Memory, Table, call_row, list_phases, phase_row
+from .segments import Segments, weights_fuse
 from .strips import STRIP_FIELDS, Margins, Strip, cut_line
 from .tiles import (
     COPY_CYCLES,
     LARGE_WINDOW,
     MOST_FAR_TAPS,
-    SHORT_RUNS,
     blocking,
     is_better_sliding,
     max_dot_rows,
@@ -48,7 +43,6 @@ from .tiles import (
     rows_apart,
     sliding_rows,
     spreading_rows,
-    spreading_terms,
 )
 
 __all__ = ["Plan", "make_plan"]
@@ -119,6 +113,7 @@ class _Builder:
         _, _, step_w, step_c = memory.y_steps
         gaps = step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
         self.scratch = gaps or memory.y_half != T.NOT_HALF
+        self.kernels = self._choose_kernels()
 
     def _count_flops(self) -> int:
         outputs_times_taps = sum(
@@ -212,13 +207,11 @@ class _Builder:
         call[T.COLUMN_BLOCKS] = self._column_blocks(sum(row[T.JOB_END] for row in rows))
         call[T.PHASES] = T.CALL_FIELDS
         table = Table(T.CALL_FIELDS + len(rows) * T.PHASE_FIELDS)
-        x_segments: list[int] = []
-        w_segments: list[list[int]] = [[] for _ in range(self.widest + 1)]
+        segments = Segments(self.layout, self.memory, self.group_channels, self.lanes)
         jobs = self._number_jobs(call, rows)
         panel_terms, runs = 1, []
         for row, phase in zip(rows, self.phases, strict=True):
-            row[T.SEGMENT] = len(x_segments)
-            self._segments(row, phase, x_segments, w_segments)
+            segments.add(row, phase, self._fused_taps(phase))
             taps = phase.h.axis.taps * phase.w.axis.taps if self.geometry.c_in else 0
             # All rows of a tile, with the channels of all of a job's groups, must fit in the panel.
             fitting = taps if self.open == T.ALL_OPEN else self.blocking.panel // (self.panel_channels * self.rows)
@@ -234,8 +227,7 @@ class _Builder:
             row[T.CHUNK], row[T.CHUNK_END] = table.add(*chunks)
             row[T.COLUMN], row[T.COLUMN_END] = table.add(*phase.columns)
             runs.append({chunk[T.CHUNK_RUN] for chunk in chunks})
-        call[T.X_SEGMENTS], call[T.SEGMENTS] = table.add(x_segments or [0])[0], max(1, len(x_segments))
-        call[T.W_SEGMENTS], _ = table.add(*(row or [0] for row in w_segments))
+        segments.add_to(table, call)
         self._size_scratch(call, panel_terms, most_positions)
         for row, phase, phase_runs in zip(rows, self.phases, runs, strict=True):
             self._add_strips(call, row, phase.w.axis, phase_runs.pop() if len(phase_runs) == 1 else 0, table)
@@ -252,6 +244,32 @@ class _Builder:
             max(self.layout.merged),
         )
 
+    def _choose_kernels(self) -> Kernels:
+        geometry, layout, memory = self.geometry, self.layout, self.memory
+        inputs = geometry.n * self.channels * self.h.size * self.w.size
+        columns = [column for phase in self.phases for column in phase.columns]
+        leaves_gaps = (
+            self.open == T.ALL_OPEN
+            or not isinstance(layout, Packed)
+            or (self.in_place and memory.x_steps[3] != 1)
+            or any(column[T.KERNEL_VECTORS] != column[T.VECTORS] for column in columns)
+        )
+        return Kernels(
+            kind=layout.kind,
+            dtype=memory.compute,
+            slides=self.slides,
+            spreads=self.spreads,
+            step=self.group_channels if memory.x_steps[2] == self.group_channels else 0,
+            # x and y lie beyond L2, and each line has few uses.
+            far=inputs + math.prod(geometry.output_shape) > self.blocking.far
+            and self.h.taps * self.w.taps <= MOST_FAR_TAPS,
+            far_weights=self.far,
+            written_out=self.dense and not leaves_gaps,
+            widths={column[T.KERNEL_VECTORS] for column in columns},
+            widest=self.widest,
+            rows=self.rows,
+        )
+
     def _number_jobs(self, call: list[int], rows: list[list[int]]) -> int:
         """Count the jobs of all phases, and say in each row where its own end."""
         counts = [row[T.JOB_END] * call[T.COLUMN_BLOCKS] for row in rows]
@@ -263,43 +281,16 @@ class _Builder:
             row[T.JOB_END] = end
         return len(rows) * max(counts) if in_turn else sum(counts)
 
-    def _segments(self, row: list[int], phase: LaidPhase, x_segments: list[int], w_segments: list[list[int]]) -> None:
-        """Cut a phase's taps into segments, each a run of terms that lie evenly in x and in the weights."""
-        layout, c = self.layout, self.group_channels
-        taps_h, taps_w, dilation_w = phase.h.axis.taps, phase.w.axis.taps, phase.w.axis.dilation
-        _, step_h, step_w, step_c = self.memory.x_steps
-        fuse = 1
-        row[T.X_TERM] = step_c
-        if layout.kind == DEPTHWISE:
-            # Along a row of the kernel, tap follows tap as terms do elsewhere.
-            fuse, row[T.X_TERM] = max(1, taps_w), dilation_w * step_w
-        elif not self.depthwise and not self.spreads and self.geometry.groups == 1 and taps_h and taps_w > 1:
-            x_fuses = not self.in_place or (step_c == 1 and step_w == c and dilation_w == 1)
-            w_fuses = isinstance(layout, Packed) or self._weights_fuse(layout, phase, taps_w)
-            fuse = taps_w if x_fuses and w_fuses else 1
-        row[T.SEGMENT_TAPS] = fuse
-        firsts = [(h, w) for h in range(taps_h) for w in range(0, taps_w, fuse)]
-        x_segments += [h * phase.h.axis.dilation * step_h + w * dilation_w * step_w for h, w in firsts]
-        if isinstance(layout, Packed):
-            row[T.WEIGHT_START] = layout.starts[phase.number]
-        # One row for each width of a column tile: the rows of a packed tile are as wide as the tile.
-        for vectors, table in enumerate(w_segments):
-            if isinstance(layout, InPlace):
-                taps = layout.taps[phase.number]
-                table += [layout.tap_offsets[taps[h * taps_w + w]] for h, w in firsts]
-            else:
-                term = 1 if layout.kind == DOT else vectors * self.lanes
-                if layout.kind == DEPTHWISE and phase.columns:
-                    term = phase.columns[0][T.WEIGHT_TERM]
-                table += [(h * taps_w + w) * c * term for h, w in firsts]
-
-    def _weights_fuse(self, layout: Layout, phase: LaidPhase, taps_w: int) -> bool:
-        """Say whether, in place, each tap's weights follow the previous tap's."""
-        assert isinstance(layout, InPlace)
-        k_step = phase.columns[0][T.WEIGHT_K] if phase.columns else 0
-        taps, offsets = layout.taps[phase.number], layout.tap_offsets
-        steps = {offsets[taps[w + 1]] - offsets[taps[w]] for w in range(taps_w - 1)}
-        return steps == {self.group_channels * k_step}
+    def _fused_taps(self, phase: LaidPhase) -> int:
+        """Give the taps of a row of the kernel that one segment takes: all of them, or one."""
+        taps_w, channels = phase.w.axis.taps, self.group_channels
+        if self.layout.kind == DEPTHWISE:
+            return max(1, taps_w)  # along a row of the kernel, tap follows tap as terms do elsewhere
+        if self.depthwise or self.spreads or self.geometry.groups > 1 or not phase.h.axis.taps or taps_w < 2:
+            return 1
+        _, _, step_w, step_c = self.memory.x_steps
+        x_fuses = not self.in_place or (step_c == 1 and step_w == channels and phase.w.axis.dilation == 1)
+        return taps_w if x_fuses and weights_fuse(self.layout, phase, channels) else 1
 
     def _cut_blocks(self, row: list[int], phase: LaidPhase) -> int:
         """Cut a phase's positions into lines and blocks; give the most positions in one."""
@@ -349,7 +340,7 @@ class _Builder:
             cuts[field] = [tuple(cut_line(*block, is_open, call, row, self._sliding_rows(w))) for block in blocks]
         for strip in itertools.chain(*cuts[T.CUTS], *cuts[T.CLOSED_CUTS]):
             sizes.setdefault(strip.margins, set()).add(strip.rows)
-        kernels = {margins: table.add(self._kernels(w, run, margins, sizes[margins]))[0] for margins in sizes}
+        kernels = {m: table.add(self.kernels.list_addresses(w, run, m, sizes[m]))[0] for m in sizes}
         for field, lines in cuts.items():
             known = {line: table.add(*(strip.fields(kernels) for strip in line)) for line in dict.fromkeys(lines)}
             row[field], _ = table.add(*(known[line] for line in lines))
@@ -416,44 +407,3 @@ class _Builder:
         strips = max_positions * max(1, parts)
         call[T.PANEL_SEGMENTS] = strips * STRIP_FIELDS
         call[T.NOTES_SIZE] = call[T.PANEL_SEGMENTS] + call[T.SEGMENTS]
-
-    def _leaves_no_gaps(self) -> bool:
-        """Say whether dense tiles meet the terms of a run, all of them, one after the other in both operands."""
-        return (
-            self.dense
-            and self.open != T.ALL_OPEN
-            and isinstance(self.layout, Packed)
-            and (not self.in_place or self.memory.x_steps[3] == 1)
-            and all(column[T.KERNEL_VECTORS] == column[T.VECTORS] for phase in self.phases for column in phase.columns)
-        )
-
-    def _is_far(self) -> bool:
-        """Say whether a depthwise convolution waits for memory: x and y lie beyond L2, and each line has few uses."""
-        inputs = self.geometry.n * self.channels * self.h.size * self.w.size
-        numbers = inputs + math.prod(self.geometry.output_shape)
-        return numbers > self.blocking.far and self.h.taps * self.w.taps <= MOST_FAR_TAPS
-
-    def _kernels(self, w: Axis, run: int, margins: Margins | None, tile_sizes: set[int]) -> list[int]:
-        """Compile the tile kernels of these numbers of rows, for all widths of columns; list their addresses."""
-        kind, compute = self.layout.kind, self.memory.compute
-        slides = self.spreads or (self.slides and run == w.taps > 1)
-        step = self.group_channels if self.memory.x_steps[2] == self.group_channels else 0
-        short = run in SHORT_RUNS and self._leaves_no_gaps()
-        kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
-        widths = {column[T.KERNEL_VECTORS] for phase in self.phases for column in phase.columns}
-        for rows in tile_sizes:
-            slide = Slide(w.taps, w.stride, w.dilation, *margins) if slides and margins is not None else None
-            if slide is not None and not self.spreads:
-                kernels[:, rows] = sliding_kernel(compute, slide, rows, self._is_far())
-                continue
-            for vectors in widths:
-                if slide is not None:
-                    terms = spreading_terms(run)
-                    kernels[vectors, rows] = spreading_kernel(compute, kind, slide, terms, step, rows, vectors)
-                elif short and vectors == 1:
-                    kernels[vectors, rows] = short_kernel(compute, kind, run, rows)
-                elif self.far and vectors > 1:
-                    kernels[vectors, rows] = far_kernel(compute, rows, vectors)
-                else:
-                    kernels[vectors, rows] = tile_kernel(compute, kind, rows, vectors)
-        return list(map(int, kernels.ravel()))

@@ -1,0 +1,64 @@
+"""Which tile kernel computes a tile: chosen once for each plan, compiled on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..geometry import Axis
+from ..runtime.microkernel import Slide, far_kernel, short_kernel, sliding_kernel, spreading_kernel, tile_kernel
+from .strips import Margins
+from .tiles import SHORT_RUNS, spreading_terms
+
+__all__ = ["Kernels"]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What the choice of a kernel depends on, the same for all tiles of a plan."""
+
+    kind: int
+    dtype: np.dtype
+    slides: bool
+    """Whether windows slide along rows of x."""
+    spreads: bool
+    """Whether these are windows of tiles that are not depthwise."""
+    step: int
+    """From one column of x to the next where no other channels lie between; else 0."""
+    far: bool
+    """Whether a depthwise convolution waits for memory."""
+    far_weights: bool
+    written_out: bool
+    """Whether dense tiles meet the terms of a run, all of them, one after the other in both operands."""
+    widths: set[int]
+    """Of tiles of columns, in vectors."""
+    widest: int
+    rows: int
+
+    def list_addresses(self, w: Axis, run: int, margins: Margins | None, tile_sizes: Iterable[int]) -> list[int]:
+        """Compile the kernels of these numbers of rows; list addresses for all widths and numbers of rows up to most.
+
+        Tiles of one run of terms, or 0 where runs differ, have these `margins`, or do not slide at all.
+        """
+        slides = margins is not None and (self.spreads or (self.slides and run == w.taps > 1))
+        slide = Slide(w.taps, w.stride, w.dilation, *(margins or ())) if slides else None
+        kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
+        for rows in tile_sizes:
+            if slide is not None and not self.spreads:
+                kernels[:, rows] = sliding_kernel(self.dtype, slide, rows, self.far)
+            else:
+                for vectors in self.widths:
+                    kernels[vectors, rows] = self._address(slide, run, rows, vectors)
+        return list(map(int, kernels.ravel()))
+
+    def _address(self, slide: Slide | None, run: int, rows: int, vectors: int) -> int:
+        if slide is not None:
+            terms = spreading_terms(run)
+            return spreading_kernel(self.dtype, self.kind, slide, terms, self.step, rows, vectors)
+        if self.written_out and run in SHORT_RUNS and vectors == 1:
+            return short_kernel(self.dtype, self.kind, run, rows)
+        if self.far_weights and vectors > 1:
+            return far_kernel(self.dtype, rows, vectors)
+        return tile_kernel(self.dtype, self.kind, rows, vectors)
