@@ -18,7 +18,7 @@ from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, correlating_kernel,
 from ..runtime.target import lanes
 from . import grad_tables as G
 from .tables import NOT_HALF
-from .tiles import max_rows, max_vectors, split_columns
+from .tiles import max_reducing_vectors, max_rows, split_columns
 
 __all__ = ["GradMemory", "GradPlan", "plan_tiles"]
 
@@ -69,7 +69,7 @@ class _Builder:
         self.h, self.w = (_UNIT,) * (2 - len(geometry.axes)) + geometry.axes
         self.n, self.mode = geometry.n, geometry.spec.padding_mode
         self.wide, self.narrow = memory.wide, memory.narrow
-        self.lanes, self.widest = lanes(memory.compute), max_vectors()
+        self.lanes, self.widest = lanes(memory.compute), max_reducing_vectors()
         self.group_wide = geometry.c_in // geometry.groups
         self.group_narrow = geometry.c_out // geometry.groups
         self.tied = geometry.groups > 1 and self.group_wide == self.group_narrow == 1
