@@ -453,7 +453,7 @@ class _Builder:
                 elif short and vectors == 1:
                     kernels[vectors, rows] = short_kernel(compute, kind, run, rows)
                 elif self.far and vectors > 1:
-                    kernels[vectors, rows] = far_kernel(compute, rows, vectors)
+                    kernels[vectors, rows] = far_kernel(compute, kind, rows, vectors)
                 else:
                     kernels[vectors, rows] = tile_kernel(compute, kind, rows, vectors)
         return list(map(int, kernels.ravel()))
