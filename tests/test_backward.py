@@ -12,6 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nbconv
+from nbconv import backward as backward_module
+from nbconv import gradients
+from nbconv.cpu import grad_plan
+from nbconv.cpu.tiles import blocking
 from tests import reference
 from tests.cases import CASES, Case, small_perf_cases
 from tests.helpers import (
@@ -276,6 +280,19 @@ def test_memory_beyond_the_results_is_bounded(case: Case, dtype: str) -> None:
 
 
 # ---- needs, layers, errors -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", case_params([*SMOKE, *small_perf_cases(10_000_000)]))
+def test_asking_ahead_changes_no_number(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = data_of(case)
+    expected = backward(case, *arrays, needs=("weight",)).weight
+    for module, name in (backward_module, "_ready"), (gradients, "_found"):
+        monkeypatch.setattr(module, name, {})
+    always = blocking(np.dtype(np.float32))._replace(far=-1)
+    monkeypatch.setattr(grad_plan, "blocking", lambda dtype: always)
+    for name in "_CHUNK", "_LEAST_CHUNK":
+        monkeypatch.setattr(grad_plan, name, 8)
+    assert_equal(backward(case, *arrays, needs=("weight",)).weight, expected)
 
 
 @pytest.mark.parametrize("needs", [(), ("x",), ("weight",), ("bias",), ("bias", "x"), ["weight", "bias"]])

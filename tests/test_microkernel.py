@@ -95,9 +95,9 @@ def check_tile(dtype: np.dtype, kind: int, rows: int, vectors: int, last: int, r
     run_tile(twin, *arguments, expected, *place)
     np.testing.assert_array_equal(c, expected)
     assert np.isnan(c).sum() == GAP + all_rows * GAP
-    if kind == DENSE and vectors > 1:
+    if kind in (DENSE, DENSE | TRIMMED):
         c[:] = np.nan
-        compiled_run_tile(far_kernel(dtype, rows, vectors), *arguments, c, *place)
+        compiled_run_tile(far_kernel(dtype, kind, rows, vectors), *arguments, c, *place)
         np.testing.assert_array_equal(c, expected)
     if kind == DENSE:
         by_hand = bias[1 : 1 + columns] + sum(

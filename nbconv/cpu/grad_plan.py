@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..geometry import PADDING_MODES, Axis, Geometry
-from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, correlating_kernel, tile_kernel
+from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, correlating_kernel, far_kernel, tile_kernel
 from ..runtime.target import lanes
 from . import grad_tables as G
 from .tables import NOT_HALF
-from .tiles import max_rows, max_vectors, split_columns
+from .tiles import blocking, max_reducing_vectors, max_rows, split_columns
 
 __all__ = ["GradMemory", "GradPlan", "plan_tiles"]
 
@@ -69,7 +69,7 @@ class _Builder:
         self.h, self.w = (_UNIT,) * (2 - len(geometry.axes)) + geometry.axes
         self.n, self.mode = geometry.n, geometry.spec.padding_mode
         self.wide, self.narrow = memory.wide, memory.narrow
-        self.lanes, self.widest = lanes(memory.compute), max_vectors()
+        self.lanes, self.widest = lanes(memory.compute), max_reducing_vectors()
         self.group_wide = geometry.c_in // geometry.groups
         self.group_narrow = geometry.c_out // geometry.groups
         self.tied = geometry.groups > 1 and self.group_wide == self.group_narrow == 1
@@ -143,12 +143,12 @@ class _Builder:
         call = self._call(chunk)
         call[G.PARTS], call[G.BLOCKS], call[G.TOTAL] = parts, len(blocks), total
         call[G.SUMS_SIZE] = math.prod(sizes) if parts == 1 else 1
-        call[G.STORE] = self._store(sizes)
+        call[G.STORE], call[G.ASKS] = self._store(sizes), self._asks(chunk, sizes)
         return GradPlan(
             call=np.array(call, np.int64),
             segments=np.array(segments, np.int64).reshape(-1, G.SEGMENT_FIELDS),
             blocks=np.array(blocks, np.int64).reshape(-1, G.BLOCK_FIELDS),
-            kernels=self._kernels(segments, *cuts[1:]),
+            kernels=self._kernels(segments, cuts, call[G.ASKS] > 0),
             max_rows=np.array([1] + [max_rows(v, self.tied) for v in range(1, self.widest + 1)], np.int64),
             jobs=parts * len(blocks),
             parts_size=parts * total if parts > 1 else 0,
@@ -209,6 +209,19 @@ class _Builder:
             return G.TRANSPOSED
         return G.BY_ROW if self.memory.grad[0] == 1 and not self.swapped else G.BY_NUMBER
 
+    def _asks(self, chunk: int, sizes: tuple[int, int, int, int]) -> int:
+        """Choose how many tiles of a strip ask for the next chunk, where it is not in L2 anyway."""
+        h, w, (rows, taps, wide, narrow) = self.h, self.w, sizes
+        numbers = self.n * (h.size * w.size * self.geometry.c_in + h.out * w.out * self.geometry.c_out)
+        if self.gathered or self.tied or numbers <= blocking(self.memory.compute).far:
+            return 0
+        line = 64 // self.memory.compute.itemsize
+        columns = min(w.stride, w.reach) * -(-wide // line) + -(-narrow // line)
+        terms = wide * taps if self.fused else wide
+        vectors = -(-(terms if self.swapped else narrow) // self.lanes)
+        strips = rows * (1 if self.fused else taps) * -(-vectors // self.widest)
+        return -(-columns // strips)
+
     def _chunk_positions(self) -> int:
         """Choose how many positions are reduced at once; gathered, their panel must stay small."""
         channels = self.geometry.c_in + self.geometry.c_out
@@ -265,16 +278,12 @@ class _Builder:
         call[G.WIDE_PANEL_SIZE] = lines * self._span(chunk) * channels if self.gathered else 1
         call[G.NARROW_PANEL_SIZE] = lines * min(chunk, w.out) * self.c_narrow if self.gathered else 1
         call[G.MAX_LINES] = lines
+        call[G.LINE], call[G.REACH_H] = 64 // memory.compute.itemsize, h.reach
         return call
 
-    def _kernels(
-        self,
-        segments: list[tuple[int, ...]],
-        tap_cuts: list[tuple[int, int]],
-        wide_cuts: list[tuple[int, int]],
-        narrow_cuts: list[tuple[int, int]],
-    ) -> np.ndarray:
+    def _kernels(self, segments: list[tuple[int, ...]], cuts: list[list[tuple[int, int]]], ask: bool) -> np.ndarray:
         """Compile the tile kernels that blocks of these cuts use."""
+        _, tap_cuts, wide_cuts, narrow_cuts = cuts
         tap_counts = {
             min(segment[G.SEGMENT_TAP_END], end) - max(segment[G.SEGMENT_TAP], low)
             for segment in segments
@@ -284,15 +293,16 @@ class _Builder:
         narrow_lengths = {end - low for low, end in narrow_cuts}
         row_lengths, column_lengths = (narrow_lengths, wide_lengths) if self.swapped else (wide_lengths, narrow_lengths)
         kind = (DEPTHWISE if self.tied else DENSE) + (TRIMMED if any(n % self.lanes for n in column_lengths) else 0)
-        kernels = np.zeros(
-            (self.widest + 1, max(max_rows(v, self.tied) for v in range(1, self.widest + 1)) + 1), np.int64
-        )
+        most = max(max_rows(v, self.tied) for v in range(1, self.widest + 1))
+        kernels = np.zeros((2, self.widest + 1, most + 1), np.int64)  # those that ask behind those that do not
         for columns in column_lengths:
             for vectors in set(split_columns(-(-columns // self.lanes), self.widest)):
                 for rows in row_lengths:
                     tiles = -(-rows // max_rows(vectors, self.tied))
                     for size in {rows // tiles, -(-rows // tiles)}:
-                        kernels[vectors, size] = self._kernel(kind, size, vectors)
+                        kernels[:, vectors, size] = self._kernel(kind, size, vectors)
+                        if ask:
+                            kernels[1, vectors, size] = far_kernel(self.memory.compute, kind, size, vectors)
         return kernels
 
     def _kernel(self, kind: int, rows: int, vectors: int) -> int:

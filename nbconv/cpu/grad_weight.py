@@ -19,11 +19,12 @@ import numpy as np
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
 from ..runtime.jit import helper
-from ..runtime.memory import zero_run
-from ..runtime.microkernel import run_tile
+from ..runtime.memory import place, zero_run
+from ..runtime.microkernel import run_tile, run_tile_at
 from ..runtime.threads import get_num_threads, launch
 from ..runtime.twins import twins
 from . import grad_tables as G
+from .grad_ahead import AHEAD_FIELDS, columns_left, look_ahead, next_column
 from .grad_plan import GradMemory, GradPlan, plan_tiles
 from .grad_store import store_block
 from .grad_windows import Data, WindowPlan, multiply_windows, plan_windows
@@ -80,6 +81,7 @@ def _accumulate(
     wide_panel = np.empty(call[G.WIDE_PANEL_SIZE], parts.dtype)
     narrow_panel = np.empty(call[G.NARROW_PANEL_SIZE], parts.dtype)
     wide_lines, narrow_lines = np.empty(call[G.MAX_LINES], np.int64), np.empty(call[G.MAX_LINES], np.int64)
+    ahead = np.zeros(AHEAD_FIELDS, np.int64)
     n_parts, chunks = call[G.PARTS], call[G.CHUNKS]
     for here in range(job, job_end):
         part, number = divmod(here, call[G.BLOCKS])
@@ -88,10 +90,11 @@ def _accumulate(
         if n_parts > 1:
             sums, at = parts, part * call[G.TOTAL] + block[G.BLOCK_OFFSET]
         zero_run(sums, at, _block_size(block))
-        for chunk in range(chunks * part // n_parts, chunks * (part + 1) // n_parts):
+        chunk_end = chunks * (part + 1) // n_parts
+        for chunk in range(chunks * part // n_parts, chunk_end):
             _add_chunk(
-                chunk, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels, max_rows,
-                wide_panel, narrow_panel, wide_lines, narrow_lines,
+                chunk, chunk_end, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels,
+                max_rows, wide_panel, narrow_panel, wide_lines, narrow_lines, ahead,
             )  # fmt: skip
         if n_parts == 1:
             store_block(grad, grad_start, sums, at, block, call)
@@ -119,8 +122,8 @@ def _block_size(block):
 
 @helper
 def _add_chunk(
-    chunk, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels, max_rows,
-    wide_panel, narrow_panel, wide_lines, narrow_lines,
+    chunk, chunk_end, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels, max_rows,
+    wide_panel, narrow_panel, wide_lines, narrow_lines, ahead,
 ):  # fmt: skip
     """Add the products of one chunk of positions to the sums of one block."""
     pieces = call[G.PIECES]
@@ -142,6 +145,7 @@ def _add_chunk(
     narrow_at = narrow_start + (group * call[G.C_NARROW] + low) * call[G.NARROW_C]
     span = (end - first - 1) * call[G.STRIDE_W] + call[G.REACH_W]
     left = first * call[G.STRIDE_W] - call[G.LO_W]
+    look_ahead(ahead, chunk + 1, chunk_end, wide_at, wide_width, narrow_at, high - low, call)
     if gathered:
         for here in range(line, line_end):
             sample, out_h = divmod(here, call[G.OUT_H])
@@ -184,13 +188,13 @@ def _add_chunk(
                 _add_segment(
                     segment, block, sums, sums_at, wide_panel, (pixel - left) * wide_width, wide_width, wide_lines,
                     narrow_panel, (begin - first) * (high - low), high - low, narrow_lines, count, run, call, kernels,
-                    max_rows,
+                    max_rows, ahead,
                 )  # fmt: skip
             else:
                 _add_segment(
                     segment, block, sums, sums_at, wide, wide_at + pixel * call[G.WIDE_W], call[G.WIDE_W], wide_lines,
                     narrow, narrow_at + begin * call[G.NARROW_W], call[G.NARROW_W], narrow_lines, count, run, call,
-                    kernels, max_rows,
+                    kernels, max_rows, ahead,
                 )  # fmt: skip
 
 
@@ -210,7 +214,7 @@ def _gather_span(panel, at, wide, start, pixel, span, width, call):
 @helper
 def _add_segment(
     segment, block, sums, sums_at, wide, wide_at, wide_w, wide_lines, narrow, narrow_at, narrow_w, narrow_lines,
-    count, run, call, kernels, max_rows,
+    count, run, call, kernels, max_rows, ahead,
 ):  # fmt: skip
     """Add the products of `run` positions of `count` lines, for the taps that segment and block share."""
     first = max(segment[G.SEGMENT_TAP], block[G.BLOCK_TAP])
@@ -228,20 +232,20 @@ def _add_segment(
         _add_tiles(
             sums, sums_at + before, terms, channels, rows,
             narrow, narrow_at, 1, narrow_w, narrow_lines, wide, wide_at, wide_k, wide_lines,
-            count, run, call, kernels, max_rows,
+            count, run, call, kernels, max_rows, ahead,
         )  # fmt: skip
     else:
         _add_tiles(
             sums, sums_at + before * channels, channels, rows, channels,
             wide, wide_at, step, wide_k, wide_lines, narrow, narrow_at, narrow_w, narrow_lines,
-            count, run, call, kernels, max_rows,
+            count, run, call, kernels, max_rows, ahead,
         )  # fmt: skip
 
 
 @helper
 def _add_tiles(
     sums, at, sums_row, rows, columns, a, a_at, a_row, a_k, a_lines, b, b_at, b_k, b_lines, count, run,
-    call, kernels, max_rows,
+    call, kernels, max_rows, ahead,
 ):  # fmt: skip
     """Add a product of `rows` x `columns`, tile by tile; a line is a tap of the micro-kernel."""
     width = call[G.WIDTH]
@@ -257,10 +261,21 @@ def _add_tiles(
         size, larger = divmod(rows, row_tiles)
         here, a_here = at + column, a_at + a_column
         for tiles, tile_rows in ((larger, size + 1), (row_tiles - larger, size)):
-            if tiles > 0:
-                run_tile(
-                    kernels[vector_end - vector, tile_rows], a, a_here, a_row, a_k, a_lines, b, b_at + column, b_k,
-                    b_lines, 0, count, run, sums, here, sums_row, sums, here, sums_row, wide, tiles,
+            asking = min(tiles, columns_left(ahead), call[G.ASKS])
+            for _ in range(asking):
+                start, step, is_wide = next_column(ahead, call)
+                line = place(a, start) if is_wide != call[G.SWAPPED] else place(b, start)
+                run_tile_at(
+                    kernels[1, vector_end - vector, tile_rows], place(a, a_here), a_row, a_k, place(a_lines, 0),
+                    place(b, b_at + column), b_k, place(b_lines, 0), count, run, place(sums, here), sums_row,
+                    place(sums, here), sums_row, wide, 1, line, step * sums.itemsize,
                 )  # fmt: skip
-            here += tiles * tile_rows * sums_row
-            a_here += tiles * tile_rows * a_row
+                here += tile_rows * sums_row
+                a_here += tile_rows * a_row
+            if tiles > asking:
+                run_tile(
+                    kernels[0, vector_end - vector, tile_rows], a, a_here, a_row, a_k, a_lines, b, b_at + column, b_k,
+                    b_lines, 0, count, run, sums, here, sums_row, sums, here, sums_row, wide, tiles - asking,
+                )  # fmt: skip
+            here += (tiles - asking) * tile_rows * sums_row
+            a_here += (tiles - asking) * tile_rows * a_row

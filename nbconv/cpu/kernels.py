@@ -60,5 +60,5 @@ class Kernels:
         if self.written_out and run in SHORT_RUNS and vectors == 1:
             return short_kernel(self.dtype, self.kind, run, rows)
         if self.far_weights and vectors > 1:
-            return far_kernel(self.dtype, rows, vectors)
+            return far_kernel(self.dtype, self.kind, rows, vectors)
         return tile_kernel(self.dtype, self.kind, rows, vectors)

@@ -31,6 +31,7 @@ __all__ = [
     "max_grouped_rows",
     "max_grouped_vectors",
     "max_narrow_rows",
+    "max_reducing_vectors",
     "max_rows",
     "max_vectors",
     "rows_apart",
@@ -43,6 +44,8 @@ __all__ = [
 # vectors in a tile -> rows, for 32 and for 16 vector registers. At least 8 accumulators hide the latency of the
 # multiply-add on two units; more rows mean fewer loads of weights for each of them.
 _DENSE_ROWS = {32: {1: 24, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
+# A reduction over positions reads both operands from L2, a line of each few numbers: nearly square tiles read fewest.
+_MOST_REDUCING_VECTORS = 3
 # L1 keeps lines that lie a multiple of a way's size apart in one set, of 8 lines or more.
 _WAY_BYTES, _ROWS_OF_A_SET = 4096, 8
 # On halves of registers two multiply-adds start a cycle: rows as far as their addresses stay in registers.
@@ -100,6 +103,11 @@ class Blocking(NamedTuple):
 def max_vectors() -> int:
     """Give the widest tile, in vector registers."""
     return max(_DENSE_ROWS[host_target().registers])
+
+
+def max_reducing_vectors() -> int:
+    """Give the widest tile of a reduction over positions, in vector registers."""
+    return min(max_vectors(), _MOST_REDUCING_VECTORS)
 
 
 def max_rows(vectors: int, depthwise: bool) -> int:

@@ -168,12 +168,12 @@ def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
 
 
 @cache
-def far_kernel(dtype: np.dtype, rows: int, vectors: int) -> int:
-    """Compile a dense kernel that asks for the weights of the next tile of columns ahead: for those beyond L2."""
+def far_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
+    """Compile a dense kernel, trimmed or not, that asks ahead for lines beyond L2, as `run_tile_at` says."""
     if pure():
-        return tile_kernel(dtype, DENSE, rows, vectors)
-    width = lanes(dtype)
-    return _compile(tile_code(dtype, DENSE, rows, vectors, width, True), f"far_{dtype.name}_{rows}x{vectors}x{width}")
+        return tile_kernel(dtype, kind, rows, vectors)
+    tile = tile_code(dtype, kind, rows, vectors, lanes(dtype), True)
+    return _compile(tile, f"far_{dtype.name}_{kind}_{rows}x{vectors}x{lanes(dtype)}")
 
 
 @cache

@@ -14,7 +14,7 @@ import numpy as np
 from llvmlite import ir
 
 from .tile_code import TRIMMED, group_of
-from .tile_frame import LINE, Loop, Operands, kernel_of, over_taps, over_tiles, row_of
+from .tile_frame import LINE, Loop, Operands, Rows, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
 
 __all__ = ["Slide", "correlating_code", "sliding_code", "spreading_code"]
@@ -191,19 +191,23 @@ def correlating_code(
         masks = [None] * (vectors - 1) + [last_lanes if kind & TRIMMED else None]
 
         def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
-            whole = builder.and_(o.run, I64(-_TERMS))
-            state = [a_tap, b_tap, *sums]
+            whole, a, b = builder.and_(o.run, I64(-_TERMS)), a_tap, b_tap
             for count, terms, meetings in (whole, _TERMS, together), (builder.sub(o.run, whole), 1, alone):
-                loop = Loop(code, count, state, terms, tests=True)
-                a, b, *sums = loop.values
+                x_rows, w_rows = Rows(code, a_step, max(meetings) + 1), Rows(code, o.b_k, terms)
+                x_end, w_end = x_rows.size, x_rows.size + w_rows.size
+                loop = Loop(code, count, [*x_rows.begin(a), *w_rows.begin(b), *sums], terms, tests=True)
+                x_here, w_here = x_rows.hide(loop.values[:x_end]), w_rows.hide(loop.values[x_end:w_end])
+                sums = list(loop.values[w_end:])
                 for v, mask in enumerate(masks):
-                    factors = [code.load(code.at(row_of(code, b, o.b_k, k), v * width), mask) for k in range(terms)]
+                    factors = [code.load(code.at(w_rows.at(w_here, k), v * width), mask) for k in range(terms)]
                     for step, pairs in meetings.items():
-                        x = code.load(code.at(row_of(code, a, a_step, step), v * width), mask)
+                        x = code.load(code.at(x_rows.at(x_here, step), v * width), mask)
                         for m, k in pairs:
                             sums[m * vectors + v] = code.multiply_add(x, factors[k], sums[m * vectors + v])
-                state = loop.close([row_of(code, a, o.a_k, terms), row_of(code, b, o.b_k, terms), *sums])
-            return state[2:]
+                x_next = x_rows.move(x_here, builder.mul(o.a_k, I64(terms)))
+                ends = loop.close([*x_next, *w_rows.move(w_here, builder.mul(o.b_k, I64(terms))), *sums])
+                a, b, sums = ends[0], ends[x_end], ends[w_end:]
+            return sums
 
         def tile(a: Any, c: Any, init: Any) -> None:
             starts = [code.load(code.at(row_of(code, init, o.init_row, m), v * width), masks[v]) for m, v in places]
