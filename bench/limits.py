@@ -16,7 +16,7 @@ import nbconv
 from bench.kinds import KINDS
 from bench.layers import check
 from bench.peers import LAYERS
-from bench.race import Apart, Contestant, Here, alone, race
+from bench.race import PAUSE_SECONDS, Apart, Contestant, Here, alone, race
 from bench.rows import Row
 from tests.cases import Case
 from tests.helpers import Array, arrays_of, expected_of, real_numbers, sum_tolerance
@@ -38,9 +38,9 @@ class Settings:
     seconds: float
     quick: bool
 
-    def apart(self, stack: ExitStack, threads: int | None = None) -> Apart:
+    def apart(self, stack: ExitStack, threads: int | None = None, pause: float = PAUSE_SECONDS) -> Apart:
         """Start a process of its own on all cores; it ends with the stack."""
-        return stack.enter_context(alone(threads or self.threads, self.cores))
+        return stack.enter_context(alone(threads or self.threads, self.cores, pause))
 
 
 # ---- threads -------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def thread_rows(settings: Settings) -> list[Row]:
     big, small = {}, {}
     print(f"\n{'2 threads':22}{'MFLOP':>11}{'us':>11}   times faster than 1 thread")
     with ExitStack() as stack:
-        arena = settings.apart(stack, 2)
+        arena = settings.apart(stack, 2, pause=0.0)  # nobody else has threads
         for case in _thread_cases(settings.quick):
             seconds = _race_checked(arena, partial(enter_threads), case, settings.seconds * 2, SHORT_BATCH, 2)
             gain = seconds["1 threads"] / seconds["2 threads"]

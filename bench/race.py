@@ -24,7 +24,7 @@ from tests.helpers import Array
 
 BATCH_SECONDS = 0.004
 LEAST_ROUNDS = 3
-PAUSE_SECONDS = 0.002  # between two processes' batches: pools that spin have gone to sleep
+PAUSE_SECONDS = 0.05  # between two processes' batches: pools that spin, ONNX Runtime's longest, have gone to sleep
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Here:
 class Apart:
     """Contestants of a process of their own; the same verbs."""
 
-    def __init__(self, threads: int, cores: set[int]) -> None:
+    def __init__(self, threads: int, cores: set[int], pause: float) -> None:
+        self.pause = pause
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         with _environment(threads), _on(cores):  # what the libraries count at import
@@ -87,7 +88,7 @@ class Apart:
         return self._ask("enter", maker, *args)
 
     def batch(self, name: str, calls: int) -> float:
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(self.pause)
         return self._ask("batch", name, calls)
 
     def leave(self) -> None:
@@ -137,9 +138,9 @@ def _environment(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def alone(threads: int, cores: set[int]) -> Iterator[Apart]:
-    """Hold a process of its own."""
-    process = Apart(threads, cores)
+def alone(threads: int, cores: set[int], pause: float = PAUSE_SECONDS) -> Iterator[Apart]:
+    """Hold a process of its own, which waits so long before each batch."""
+    process = Apart(threads, cores, pause)
     try:
         yield process
     finally:

@@ -32,6 +32,7 @@ from .segments import Segments, weights_fuse
 from .strips import STRIP_FIELDS, Margins, Strip, cut_line
 from .tiles import (
     COPY_CYCLES,
+    FAR_POSITIONS,
     LARGE_WINDOW,
     MOST_FAR_TAPS,
     blocking,
@@ -302,8 +303,9 @@ class _Builder:
             lines, length = 1, lines * length  # tiles may cross the rows of the image
         limit = self._block_limit(w)
         if self.workers > 1:
-            # Four blocks for each thread let the last ones finish together.
+            # Four blocks for each thread let the last ones finish together; far weights are worth some more positions.
             share = -(-lines * length // (4 * self.workers))
+            share = max(share, FAR_POSITIONS if self.far else 1)
             limit = max(self.rows, min(limit, _round_up(share, self.rows)))
         row[T.LINES], row[T.LINE_LENGTH] = lines, length
         row[T.BLOCKS_PER_LINE] = row[T.LINES_PER_BLOCK] = row[T.BLOCK] = 1
@@ -354,8 +356,10 @@ class _Builder:
         """Cut the columns too where positions alone do not keep the threads busy, or groups would widen the panel."""
         most = max((len(phase.columns) for phase in self.phases), default=0)
         blocks = 1
-        if self.workers > 1 and n_blocks < 4 * self.workers:
-            blocks = -(-4 * self.workers // max(1, n_blocks))
+        # Each job gathers its panels, and waits for its first far weights, by itself: then one for each thread is best.
+        wanted = self.workers if self.far or self.panels_only else 4 * self.workers
+        if self.workers > 1 and n_blocks < wanted:
+            blocks = -(-wanted // max(1, n_blocks))
         if self.geometry.groups > 1:
             terms = self.h.taps * self.w.taps * self.channels * self.rows
             blocks = max(blocks, -(-terms // self.blocking.panel))

@@ -17,6 +17,7 @@ from ..runtime.target import host_target
 
 __all__ = [
     "COPY_CYCLES",
+    "FAR_POSITIONS",
     "LARGE_WINDOW",
     "MOST_FAR_TAPS",
     "SHORT_RUNS",
@@ -250,3 +251,6 @@ LARGE_WINDOW = 49
 
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 COPY_CYCLES = 40
+
+# Positions of a job that pay for weights from beyond L2: with fewer, threads had better have columns of their own.
+FAR_POSITIONS = 96
