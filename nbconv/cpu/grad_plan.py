@@ -27,8 +27,9 @@ _CHUNK = 1 << 16  # numbers of both operands that stay in L2 beside the sums
 _LEAST_CHUNK, _MOST_CHUNK = 256, 2048  # positions that pay for a round of all taps; that one round takes
 _SUMS = 96 * 1024  # float32 numbers of a job's sums, which share L2 with them
 _PANEL = 128 * 1024  # numbers of a gathered panel
-_PART = 1024  # positions that pay for zeroing and adding one more set of sums
-_ENOUGH_TILES = 16  # of the weight: with fewer, the reduction is split too, so that threads have work
+# The reduction is split, so that threads need not read all of both operands for a share of the weight: into so many
+# parts at most, of so many positions at least, which pay for zeroing and adding one more set of sums, in so many bytes.
+_PARTS, _PART, _PARTS_BYTES = 8, 256, 8 << 20
 
 Steps = tuple[int, int, int, int]
 
@@ -128,7 +129,7 @@ class _Builder:
         segments = self._segments()
         total = self.groups * self.h.taps * self.w.taps * self.c_wide * self.c_narrow
         chunk = self._chunk_positions()
-        parts = self._parts(chunk)
+        parts = self._parts(chunk, total)
         most = _SUMS * 4 // self.memory.compute.itemsize
         if self.workers > 1:
             most = min(most, -(-total * parts // (4 * self.workers)))
@@ -244,15 +245,10 @@ class _Builder:
         longest = -(-self.w.out // self._pieces(chunk))
         return (longest - 1) * self.w.stride + self.w.reach
 
-    def _parts(self, chunk: int) -> int:
-        terms = self.c_wide * (self.w.taps if self.fused else 1)
-        rows, columns = (self.c_narrow, terms) if self.swapped else (terms, self.c_narrow)
-        vectors = min(self.widest, max(1, -(-columns // self.lanes)))
-        tiles = -(-rows // max_rows(vectors, self.tied)) * -(-columns // (vectors * self.lanes))
-        tiles *= self.h.taps * self.groups * (1 if self.fused else self.w.taps)
-        if tiles >= _ENOUGH_TILES:
-            return 1
-        return max(1, min(-(-_ENOUGH_TILES // tiles), self.positions // max(_PART, chunk)))
+    def _parts(self, chunk: int, total: int) -> int:
+        """Choose how many parts the reduction has: by shapes alone, as they decide the order of each sum."""
+        fitting = _PARTS_BYTES // (self.memory.compute.itemsize * max(1, total))
+        return max(1, min(_PARTS, fitting, self.positions // max(_PART, chunk)))
 
     def _call(self, chunk: int) -> list[int]:
         call = [0] * G.CALL_FIELDS
