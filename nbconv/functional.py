@@ -322,7 +322,7 @@ def convolve(
     y = output(geometry, x.dtype, out, x, weight, bias, residual)
     from .cpu import backend
 
-    weights = backend.prepare_weights(spec, weight, may_view=True)
+    weights = backend.prepare_weights(spec, weight, kept=False)
     numbers = backend.prepare_bias(bias, geometry.c_out, x.dtype)
     address = backend.activation_address(named, x.dtype)
     plan = backend.find_plan(geometry, x, weights, y, algorithm)

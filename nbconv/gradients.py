@@ -97,7 +97,7 @@ def _grad_x(geometry: Geometry, grad_output: np.ndarray, weight: np.ndarray) -> 
     """Run the adjoint on grad_output."""
     adjoint = geometry.adjoint()
     grad = np.empty(adjoint.output_shape, weight.dtype)
-    weights = backend.prepare_weights(adjoint.spec, weight, may_view=True)
+    weights = backend.prepare_weights(adjoint.spec, weight, kept=False)
     no_bias = backend.prepare_bias(None, adjoint.c_out, weight.dtype)
     address = backend.activation_address(None, weight.dtype)
 

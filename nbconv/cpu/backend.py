@@ -58,15 +58,18 @@ class Weights(NamedTuple):
     """False where a weight may be infinite or NaN: a transposed convolution must then not multiply it by a zero."""
 
 
-def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, may_view: bool) -> Weights:
-    """Pack the weights, or, where `may_view`, view them in place if they lie so that tiles can read them."""
+def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, kept: bool) -> Weights:
+    """Pack the weights, or, for one call, view them in place if they lie so that tiles can read them.
+
+    Those that are `kept` this thread packs alone: what makes layers may yet fork.
+    """
     finite = not _may_leave_out(spec, weight.shape, weight.dtype) or _is_finite(weight)
-    layout, packing = _layout(spec, weight.shape, weight.strides, weight.dtype, may_view, finite)
-    return Weights(layout, *_lay_out(weight, packing), finite)
+    layout, packing = _layout(spec, weight.shape, weight.strides, weight.dtype, not kept, finite)
+    return Weights(layout, *_lay_out(weight, packing, 1 if kept else get_num_threads()), finite)
 
 
-def _lay_out(weight: np.ndarray, packing: Packing | None) -> tuple[np.ndarray, int]:
-    return flat_data(weight) if packing is None else (pack(packing, weight), 0)
+def _lay_out(weight: np.ndarray, packing: Packing | None, workers: int) -> tuple[np.ndarray, int]:
+    return flat_data(weight) if packing is None else (pack(packing, weight, workers), 0)
 
 
 @lru_cache(maxsize=1024)
@@ -232,7 +235,7 @@ def ready_function(
             return None
         y = empty(shape, dtype)
         if plan.jobs:
-            operands = *_lay_out(weight, packing), lay_out_bias(bias)
+            operands = *_lay_out(weight, packing, threads), lay_out_bias(bias)
             _launch(plan, x, operands, y, _flat_new(y), activation, None)
         return y
 

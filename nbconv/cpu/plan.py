@@ -274,8 +274,11 @@ class _Builder:
     def _number_jobs(self, call: list[int], rows: list[list[int]]) -> int:
         """Count the jobs of all phases, and say in each row where its own end."""
         counts = [row[T.JOB_END] * call[T.COLUMN_BLOCKS] for row in rows]
-        # Phases that read the same of x follow each other where the weights of all of them stay in cache.
-        in_turn = len(rows) > 1 and isinstance(self.layout, Packed) and self.layout.size <= self.blocking.resident
+        # Phases that read the same of x follow each other where the weights of all of them stay in cache. Where they
+        # differ in taps, threads that have as many jobs would not have as much work.
+        differ = self.workers > 1 and len({p.h.axis.taps * p.w.axis.taps for p in self.phases}) > 1
+        fitting = isinstance(self.layout, Packed) and self.layout.size <= self.blocking.resident
+        in_turn = len(rows) > 1 and (differ or fitting)
         call[T.TURNS] = len(rows) if in_turn else 1
         ends = counts if in_turn else list(itertools.accumulate(counts))
         for row, end in zip(rows, ends, strict=True):

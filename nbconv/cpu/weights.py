@@ -17,10 +17,11 @@ import numpy as np
 
 from ..arrays import compute_dtype, flat_data
 from ..geometry import ConvSpec
-from ..runtime.jit import serial
 from ..runtime.microkernel import DENSE, DOT
 from ..runtime.target import lanes
+from ..runtime.threads import launch
 from ..runtime.transpose import transpose_block
+from ..runtime.twins import twins
 from ..runtime.workspace import aligned_empty
 from . import tables as T
 from .layout import Packed, channels_of
@@ -31,6 +32,7 @@ __all__ = ["Packing", "pack", "packer", "plan_packing"]
 _TOGETHER = 1 << 16  # numbers of the weights that are read together: each line comes to L2 once for all its taps
 _WORTH_BLOCKS = 1 << 17  # numbers; those of fewer stay in cache however far apart they lie
 _FEW = 1 << 12  # numbers: an aligned place for them would take longer than their loads from any other
+_PACKING_WORK = 32  # operations that take as long as to pack one number
 _LONG_RUN = 10  # taps that fill a vector so well that a block of them is faster than a strided copy
 
 Axes = tuple[tuple[int, int, int], ...]
@@ -62,8 +64,8 @@ class Packing(NamedTuple):
     """Arguments of `_transpose_blocks`."""
 
 
-def pack(packing: Packing, weight: np.ndarray) -> np.ndarray:
-    """Copy a weight; half types are widened."""
+def pack(packing: Packing, weight: np.ndarray, workers: int = 1) -> np.ndarray:
+    """Copy a weight, in as many threads where it is large; half types are widened."""
     if packing.axes is not None:
         turned = weight.transpose(packing.axes)
         packed = aligned_empty(weight.size, weight.dtype)
@@ -81,9 +83,9 @@ def pack(packing: Packing, weight: np.ndarray) -> np.ndarray:
     for shape, to, to_strides, source, source_strides in packing.copies:
         target = np.ndarray(shape, dtype, packed, to, to_strides)
         target[...] = np.ndarray(shape, dtype, weight, source + start * dtype.itemsize, source_strides)
-    for block in packing.blocks:
-        to_rows, source_rows = np.empty((2, lanes(dtype)), np.int64)
-        _transpose_blocks(packed, to_rows, weight, source_rows, start, *block)
+    for vectors, *block in packing.blocks:
+        work = _PACKING_WORK * weight.size
+        launch(_transpose_blocks, len(vectors), work, workers, packed, weight, start, vectors, *block)
     return packed
 
 
@@ -241,15 +243,17 @@ def _runs(taps: list[tuple[int, int]], c_group: int, c_step: int, width: int) ->
     return first + runs * width, used, of_places
 
 
-@serial
-def _transpose_blocks(packed, to, weight, source, start, vectors, o_step, runs, used, terms):
+@twins
+def _transpose_blocks(vector, vector_end, worker, packed, weight, start, vectors, o_step, runs, used, terms):
     """Write blocks of output channels x what lies together in each of them, transposed in registers.
 
-    Shapes   packed, weight flat . to, source work space of a vector's length . vectors (begin, row, source, channels)
+    Shapes   packed, weight flat . vectors (begin, row, source, channels)
              . runs, used (runs,): where each begins in an output channel, its length . terms (runs, places)
+    Threads  over `vectors`: each is written by itself
     """
-    width = to.size
-    for v in range(vectors.shape[0]):
+    width = terms.shape[1]
+    to, source = np.empty(width, np.int64), np.empty(width, np.int64)
+    for v in range(vector, vector_end):
         begin, row, first = vectors[v, 0], vectors[v, 1], start + vectors[v, 2]
         for i in range(runs.size):
             for j in range(width):
