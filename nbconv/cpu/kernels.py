@@ -42,7 +42,7 @@ class Kernels:
 
         Tiles of one run of terms, or 0 where runs differ, have these `margins`, or do not slide at all.
         """
-        slides = margins is not None and (self.spreads or (self.slides and run == w.taps > 1))
+        slides = margins is not None and (self.spreads or (self.slides and run == w.taps > 0))
         slide = Slide(w.taps, w.stride, w.dilation, *(margins or ())) if slides else None
         kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
         for rows in tile_sizes:

@@ -129,7 +129,7 @@ def max_narrow_rows(vectors: int) -> int:
 
 def sliding_rows(taps: int) -> tuple[int, ...]:
     """List the rows of tiles that slide a window of so many taps, falling; none for one too long to write out."""
-    fitting = [rows for most, rows in _SLIDING_ROWS[host_target().registers].items() if 1 < taps <= most]
+    fitting = [rows for most, rows in _SLIDING_ROWS[host_target().registers].items() if 0 < taps <= most]
     return fitting[0] if fitting else ()
 
 
