@@ -122,6 +122,19 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
         ask_for(code, first, builder.select(builder.icmp_signed("<", lines, I64(_MOST)), lines, I64(_MOST)))
         return []
 
+    def begin(init: Any) -> list[Any]:
+        """Load what the sums start from: mostly the bias, one row for all."""
+        with builder.if_else(builder.icmp_signed("==", o.init_row, I64(0))) as (one, many):
+            with one:
+                repeated, after_one = vectors_at(init, masks) * rows, builder.block
+            with many:
+                each = [vectors_at(row_of(code, init, o.init_row, m), masks) for m in range(rows)]
+                loaded, after_many = list(itertools.chain(*each)), builder.block
+        sums = code.phis(repeated, after_one)
+        for phi, value in zip(sums, loaded, strict=True):
+            phi.add_incoming(value, after_many)
+        return sums
+
     def tile(a: Any, c: Any, init: Any, *weights: Any) -> list[Any]:
         asked = [(line, o.ahead_step) for line in weights]
         if not kind & DEPTHWISE:
@@ -129,7 +142,7 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
             asked = lines_of_x(a) + asked
             for m, v in places:
                 code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
-        starts = itertools.chain(*(vectors_at(row_of(code, init, o.init_row, m), masks) for m in range(rows)))
+        starts = begin(init)
         lines, steps = [line for line, _ in asked], [line_step for _, line_step in asked]
         ends = over_taps(code, o, a, o.b, [*starts, *lines], partial(products, steps))
         for (m, v), value in zip(places, ends[: len(places)], strict=True):
