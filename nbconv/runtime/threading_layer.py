@@ -29,7 +29,7 @@ class Layer:
     one_at_a_time: bool = False
     one_starter: bool = False
     """A fork is survived in the thread that started the layer, while nothing runs; else by one thread."""
-    least_work: float = 1.5e6
+    least_work: float = 4e6
     """Operations below which waking a second thread takes longer than what it saves."""
 
 
