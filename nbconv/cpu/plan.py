@@ -27,11 +27,10 @@ from .kernels import Kernels
 from .layout import Layout, Packed
 from .loops import exchange_rows
 from .panels import padded_row
-from .plan_rows import LaidPhase, Memory, Table, call_row, list_phases, phase_row
+from .plan_rows import LaidPhase, Memory, Table, call_row, list_phases, outputs_times_taps, phase_row
 from .segments import Segments, weights_fuse
 from .strips import STRIP_FIELDS, Margins, Strip, cut_line
 from .tiles import (
-    COPY_CYCLES,
     FAR_POSITIONS,
     LARGE_WINDOW,
     MOST_FAR_TAPS,
@@ -41,6 +40,7 @@ from .tiles import (
     max_grouped_rows,
     max_narrow_rows,
     max_rows,
+    rim_grows,
     rows_apart,
     sliding_rows,
     spreading_rows,
@@ -95,7 +95,7 @@ class _Builder:
         self.widest = layout.widest
         self.h, self.w = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
         self.phases = list(list_phases(geometry, layout, self.lanes))
-        self.flops = self._count_flops()
+        self.flops = 2 * geometry.n * self.group_channels * outputs_times_taps(self.phases)
         # Blocks for several would only cost, where one does all of them.
         self.workers = workers if workers > 1 and is_shared(self.flops) else 1
         full_rows = self._full_rows()
@@ -107,28 +107,25 @@ class _Builder:
             layout.kind == DEPTHWISE and self.in_place and bool(sizes) and self._has_one_chunk()
         )
         self.rows = sizes[0] if self.slides and self.open == T.ALL_OPEN else full_rows
-        is_large = isinstance(layout, Packed) and layout.size > self.blocking.uncached
-        self.far = layout.kind == DENSE and is_large
-        self.whole_tiles = self.dense and self.open != T.ALL_OPEN and self._rim_grows()
+        self.far = layout.kind == DENSE and isinstance(layout, Packed) and layout.size > self.blocking.uncached
+        vectors = max((sum(c[T.VECTORS] for c in columns) for columns in layout.columns), default=0)
+        grows = rim_grows(self.rows, vectors, self.h.taps, self.w.taps * self.group_channels, self.lanes)
+        self.whole_tiles = self.dense and self.open != T.ALL_OPEN and grows
         self.panel_channels = self.held_columns = 1
         _, _, step_w, step_c = memory.y_steps
         gaps = step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
         self.scratch = gaps or memory.y_half != T.NOT_HALF
         self.kernels = self._choose_kernels()
 
-    def _count_flops(self) -> int:
-        outputs_times_taps = sum(
-            p.h.axis.taps * p.w.axis.taps * p.h.axis.out * p.w.axis.out * sum(c[T.COLUMNS] for c in p.columns)
-            for p in self.phases
-        )
-        return 2 * self.geometry.n * self.group_channels * outputs_times_taps
-
     def _has_one_chunk(self) -> bool:
         return self.h.taps * self.w.taps * self.group_channels <= self.blocking.reduction
 
     def _sliding_rows(self, w: Axis) -> tuple[int, ...]:
         """List the rows of tiles whose window may slide along an axis."""
-        return spreading_rows(w.taps, w.stride, self.widest) if self.spreads else sliding_rows(w.taps)
+        return self._spreading_rows(w) if self.spreads else sliding_rows(w.taps)
+
+    def _spreading_rows(self, w: Axis) -> tuple[int, ...]:
+        return spreading_rows(w.taps, w.stride, self.widest, self.memory.x_steps[2] * self.memory.compute.itemsize)
 
     def _may_spread(self) -> bool:
         """Say whether tiles, not depthwise ones, slide along rows of x, over their borders too."""
@@ -151,7 +148,7 @@ class _Builder:
 
     def _spreads_all_along(self, w: Axis) -> bool:
         """Say whether all tiles of a line can slide: they add up in an order of their own, however a line is cut."""
-        sizes = spreading_rows(w.taps, w.stride, self.widest)
+        sizes = self._spreading_rows(w)
         right = (w.out - 1) * w.stride - w.lo + w.taps - w.size
         # At either end one tile reaches over the border.
         return bool(sizes) and w.dilation == 1 and w.out >= sizes[-1] and max(w.lo, right) <= sizes[-1] * w.stride
@@ -188,13 +185,6 @@ class _Builder:
             return T.ALL_OPEN, in_place, panels_only
         return (T.LINES_OPEN if is_open and geometry.spec.ndim == 2 else T.CLOSED), in_place, panels_only
 
-    def _rim_grows(self) -> bool:
-        """Weigh the copies that gather a tile's worth of rim against a tile of fewer rows, in cycles for each row."""
-        terms = self.h.taps * self.w.taps * self.group_channels
-        vectors = max((sum(c[T.VECTORS] for c in columns) for columns in self.layout.columns), default=0)
-        copies = self.h.taps * COPY_CYCLES + terms // self.lanes
-        return terms * vectors > self.rows * copies
-
     def build(self) -> Plan:
         call = self._start_call()
         rows, most_positions = [], 1
@@ -216,14 +206,8 @@ class _Builder:
             taps = phase.h.axis.taps * phase.w.axis.taps if self.geometry.c_in else 0
             # All rows of a tile, with the channels of all of a job's groups, must fit in the panel.
             fitting = taps if self.open == T.ALL_OPEN else self.blocking.panel // (self.panel_channels * self.rows)
-            chunks, panel_taps, panel_channels = cut_reduction(
-                taps,
-                row[T.SEGMENT_TAPS],
-                self.group_channels,
-                self.geometry.groups == 1,
-                self.blocking.reduction,
-                fitting,
-            )
+            limits = self.geometry.groups == 1, self.blocking.reduction, fitting
+            chunks, panel_taps, panel_channels = cut_reduction(taps, row[T.SEGMENT_TAPS], self.group_channels, *limits)
             panel_terms = max(panel_terms, panel_taps * (panel_channels or self.panel_channels))
             row[T.CHUNK], row[T.CHUNK_END] = table.add(*chunks)
             row[T.COLUMN], row[T.COLUMN_END] = table.add(*phase.columns)

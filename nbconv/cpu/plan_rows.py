@@ -15,7 +15,7 @@ from ..runtime.microkernel import DOT
 from . import tables as T
 from .layout import Layout
 
-__all__ = ["LaidPhase", "Memory", "Table", "call_row", "list_phases", "phase_row", "plan_windows"]
+__all__ = ["LaidPhase", "Memory", "Table", "call_row", "list_phases", "outputs_times_taps", "phase_row", "plan_windows"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,14 @@ def _first_columns(columns: tuple[tuple[int, ...], ...], count: int, lanes: int)
             fields[T.COLUMNS] = left
             fields[T.KERNEL_VECTORS] = -(-left // lanes)
             yield tuple(fields)
+
+
+def outputs_times_taps(phases: Sequence[LaidPhase]) -> int:
+    """Count pairs of an output number of one sample and a tap of its phase."""
+    return sum(
+        p.h.axis.taps * p.w.axis.taps * p.h.axis.out * p.w.axis.out * sum(c[T.COLUMNS] for c in p.columns)
+        for p in phases
+    )
 
 
 class Table:

@@ -16,7 +16,6 @@ from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, grouped
 from ..runtime.target import host_target
 
 __all__ = [
-    "COPY_CYCLES",
     "FAR_POSITIONS",
     "LARGE_WINDOW",
     "MOST_FAR_TAPS",
@@ -35,6 +34,7 @@ __all__ = [
     "max_reducing_vectors",
     "max_rows",
     "max_vectors",
+    "rim_grows",
     "rows_apart",
     "sliding_rows",
     "split_columns",
@@ -68,9 +68,8 @@ _SLIDING_ROWS = {
     16: {3: (6, 5, 4), 5: (5, 4), 32: (4,)},
 }
 # Tiles of dense columns, or small groups, that slide along a row: rows to choose from. Registers hold the sums, the
-# weights of all taps, and two numbers of x. A stride makes them reach over more columns than a set of L1 holds lines.
+# weights of all taps, and two numbers of x.
 _SPREADING_ROWS = 14, 11, 9, 7, 6, 5, 4
-_STRIDING_ROWS = 9
 _SPREADING_SPARE = 2
 # Weights that do not fit there come from memory, for the fewest rows: so many vectors, of windows that do and do not
 # move by single steps, are worth it.
@@ -78,6 +77,9 @@ _FAR_WEIGHTS = 36, 24
 # Channels up to which ungrouped tiles slide: with more, a run over the taps of a row of the kernel is as fast, but for
 # one vector of columns, which has a load for each multiply-add. So many terms of a tap are written out.
 _FEW_CHANNELS = 4
+
+# Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
+_COPY_CYCLES = 40
 
 
 class Blocking(NamedTuple):
@@ -133,13 +135,16 @@ def sliding_rows(taps: int) -> tuple[int, ...]:
     return fitting[0] if fitting else ()
 
 
-def spreading_rows(taps: int, stride: int, vectors: int) -> tuple[int, ...]:
-    """List the rows of tiles of so many vectors that slide along a row, falling; none where that saves nothing."""
+def spreading_rows(taps: int, stride: int, vectors: int, step_bytes: int) -> tuple[int, ...]:
+    """List the rows of tiles of so many vectors that slide along a row, falling; none where that saves nothing.
+
+    Columns of x lie so many bytes apart: a tile reaches over no more of them than L1 keeps together.
+    """
     most = (host_target().registers - _SPREADING_SPARE) // max(1, vectors) - taps
     if taps * vectors <= _FAR_WEIGHTS[stride > 1]:
         most = max(most, _SPREADING_ROWS[-1])
-    if stride > 1:
-        most = min(most, _STRIDING_ROWS)
+    columns = rows_apart(most * stride + taps, step_bytes)
+    most = min(most, (columns - taps) // stride + 1)
     return tuple(rows for rows in _SPREADING_ROWS if rows <= most and stride < taps)
 
 
@@ -217,6 +222,15 @@ def is_small_group(channels: int, dtype: np.dtype, slides: bool = False) -> bool
     return channels > 0 and lanes % ((_GROUPS_OF_SLIDING if slides else _GROUPS_IN_VECTOR) * channels) == 0
 
 
+def rim_grows(rows: int, vectors: int, taps_h: int, row_terms: int, lanes: int) -> bool:
+    """Weigh the copies that gather a tile's worth of rim against a tile of fewer rows, in cycles for each row.
+
+    The window has `taps_h` rows of so many terms.
+    """
+    terms = taps_h * row_terms
+    return terms * vectors > rows * (taps_h * _COPY_CYCLES + terms // lanes)
+
+
 def split_columns(vectors: int, widest: int) -> list[int]:
     """Cut a row of vectors into tiles of nearly equal width: 5 of at most 4 make 3 + 2, not 4 + 1."""
     tiles = -(-vectors // widest)
@@ -249,8 +263,6 @@ MOST_FAR_TAPS = 25
 # its few rows stay in L1.
 LARGE_WINDOW = 49
 
-# Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
-COPY_CYCLES = 40
 
 # Positions of a job that pay for weights from beyond L2: with fewer, threads had better have columns of their own.
 FAR_POSITIONS = 96

@@ -112,10 +112,8 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
         """Ask for the next tile's rows: give a line to ask for at each term, and its step, or ask for all at once."""
         last = at_least(0, builder.sub(o.taps, I64(1)))
         last_tap = code.at(a, builder.load(code.at(o.a_taps, last)))
-        first, size = (
-            code.at(row_of(code, last_tap, o.a_row, rows - 1), o.run),
-            builder.mul(o.a_row, I64(rows * code.size)),
-        )
+        first = code.at(row_of(code, last_tap, o.a_row, rows - 1), o.run)
+        size = builder.mul(o.a_row, I64(rows * code.size))
         if kind != NARROW and vectors > 1:  # one vector's terms leave no time for it
             return [(first, builder.sdiv(size, at_least(1, builder.mul(o.taps, o.run))))]
         lines = builder.sdiv(size, I64(LINE))
