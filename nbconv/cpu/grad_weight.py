@@ -33,6 +33,8 @@ from .panels import copy_numbers, source_position
 
 __all__ = ["grad_weight", "plan_grad_weight"]
 
+_ADDING_WORK = 32  # operations that take as long as to add and store one number
+
 
 def plan_grad_weight(
     geometry: Geometry, wide: np.ndarray, narrow: np.ndarray, grad: np.ndarray, workers: int, *, finite: bool = True
@@ -63,7 +65,8 @@ def grad_weight(plan: WindowPlan | GradPlan, grad: Data, wide: Data, narrow: Dat
         plan.blocks, plan.kernels, plan.max_rows,
     )  # fmt: skip
     if plan.parts_size:
-        launch(_add_parts, len(plan.blocks), plan.parts_size, workers, *grad, sums, plan.call, plan.blocks)
+        work = _ADDING_WORK * plan.parts_size
+        launch(_add_parts, len(plan.blocks), work, workers, *grad, sums, plan.call, plan.blocks)
 
 
 @twins
