@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import nbconv
 from tests import reference
 from tests.cases import Case
 
@@ -30,6 +31,14 @@ OPS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d")
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------
+
+
+LAYERS = {
+    "conv1d": nbconv.Conv1d,
+    "conv2d": nbconv.Conv2d,
+    "conv_transpose1d": nbconv.ConvTranspose1d,
+    "conv_transpose2d": nbconv.ConvTranspose2d,
+}
 
 
 def rng_for(*key: Any) -> np.random.Generator:

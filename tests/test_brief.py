@@ -16,14 +16,8 @@ from nbconv.cpu import backend
 from nbconv.runtime.entry import can_enter
 from nbconv.runtime.jit import pure
 from tests.cases import CASES, Case
-from tests.helpers import DTYPES, LAYOUTS, Array, arrays_of, assert_equal, case_params, real_numbers
+from tests.helpers import DTYPES, LAYERS, LAYOUTS, Array, arrays_of, assert_equal, case_params, real_numbers
 
-LAYERS = {
-    "conv1d": nbconv.Conv1d,
-    "conv2d": nbconv.Conv2d,
-    "conv_transpose1d": nbconv.ConvTranspose1d,
-    "conv_transpose2d": nbconv.ConvTranspose2d,
-}
 SMOKE = [case for case in CASES if "smoke" in case.tags]
 TINY = Case("conv1d", (1, 16, 8), (8, 8, 3), {"padding": 1})
 only_compiled = pytest.mark.skipif(pure(), reason="interpreted kernels have no entries")

@@ -21,6 +21,7 @@ from tests.cases import CASES, Case
 from tests.helpers import (
     ALGORITHMS,
     DTYPES,
+    LAYERS,
     LAYOUTS,
     Array,
     arrays_of,
@@ -34,12 +35,6 @@ from tests.helpers import (
     whole_numbers,
 )
 
-LAYERS = {
-    "conv1d": nbconv.Conv1d,
-    "conv2d": nbconv.Conv2d,
-    "conv_transpose1d": nbconv.ConvTranspose1d,
-    "conv_transpose2d": nbconv.ConvTranspose2d,
-}
 SMOKE = [case for case in CASES if "smoke" in case.tags]
 with_ops = pytest.mark.parametrize("op", LAYERS)
 
