@@ -27,9 +27,11 @@ _CHUNK = 1 << 16  # numbers of both operands that stay in L2 beside the sums
 _LEAST_CHUNK, _MOST_CHUNK = 256, 2048  # positions that pay for a round of all taps; that one round takes
 _SUMS = 96 * 1024  # float32 numbers of a job's sums, which share L2 with them
 _PANEL = 128 * 1024  # numbers of a gathered panel
-# The reduction is split, so that threads need not read all of both operands for a share of the weight: into so many
-# parts at most, of so many positions at least, which pay for zeroing and adding one more set of sums, in so many bytes.
-_PARTS, _PART, _PARTS_BYTES = 8, 256, 8 << 20
+# The reduction of a small weight is split, so that each thread has as much to do: into so many parts at most, and as
+# many jobs at most, of so many positions at least, which pay for zeroing and adding one more set of sums.
+_PARTS, _JOBS, _PART = 8, 16, 512
+_LEAST_BLOCK = 32 * 1024  # float32 numbers: sums of a job that uses what it reads often enough
+_LINE = 64  # bytes of a cache line
 
 Steps = tuple[int, int, int, int]
 
@@ -54,7 +56,10 @@ class GradPlan:
     kernels: np.ndarray
     max_rows: np.ndarray
     jobs: int
+    scratch_size: int
+    """Numbers of a thread's scratch."""
     parts_size: int
+    """Numbers of all parts where they are jobs of their own, else 0."""
     flops: int
     compute: np.dtype
 
@@ -130,12 +135,10 @@ class _Builder:
         total = self.groups * self.h.taps * self.w.taps * self.c_wide * self.c_narrow
         chunk = self._chunk_positions()
         parts = self._parts(chunk, total)
-        most = _SUMS * 4 // self.memory.compute.itemsize
-        if self.workers > 1:
-            most = min(most, -(-total * parts // (4 * self.workers)))
-        sizes = self._block_sizes(most)
-        lengths = (self.h.taps, self.w.taps, self.c_wide, self.c_narrow)
-        cuts = [_cuts(length, size) for length, size in zip(lengths, sizes, strict=True)]
+        # Blocks alone where they keep all threads busy: of parts, all must be kept and added.
+        apart = parts > 1 and self.workers > 1 and total < self.workers * _LEAST_BLOCK
+        cuts = self._cut(parts if apart else 1)
+        sizes = tuple(max((end - low for low, end in ranges), default=0) for ranges in cuts)
         blocks, offset = [], 0
         for group in range(self.groups):
             for ranges in itertools.product(*cuts):
@@ -143,7 +146,12 @@ class _Builder:
                 offset += math.prod(end - low for low, end in ranges)
         call = self._call(chunk)
         call[G.PARTS], call[G.BLOCKS], call[G.TOTAL] = parts, len(blocks), total
-        call[G.SUMS_SIZE] = math.prod(sizes) if parts == 1 else 1
+        call[G.APART] = int(apart)
+        if not apart:
+            line = _LINE // self.memory.compute.itemsize
+            call[G.NEXT_SUMS] = -(-math.prod(sizes) // line) * line
+            call[G.SUMS_SIZE] = call[G.NEXT_SUMS] * min(2, parts)
+        call[G.SCRATCH_SIZE] = call[G.SUMS_SIZE] + call[G.WIDE_PANEL_SIZE] + call[G.NARROW_PANEL_SIZE]
         call[G.STORE], call[G.ASKS] = self._store(sizes), self._asks(chunk, sizes)
         return GradPlan(
             call=np.array(call, np.int64),
@@ -151,8 +159,9 @@ class _Builder:
             blocks=np.array(blocks, np.int64).reshape(-1, G.BLOCK_FIELDS),
             kernels=self._kernels(segments, cuts, call[G.ASKS] > 0),
             max_rows=np.array([1] + [max_rows(v, self.tied) for v in range(1, self.widest + 1)], np.int64),
-            jobs=parts * len(blocks),
-            parts_size=parts * total if parts > 1 else 0,
+            jobs=parts * len(blocks) if apart else len(blocks),
+            scratch_size=call[G.SCRATCH_SIZE],
+            parts_size=parts * total if apart else 0,
             flops=2 * self.positions * total,
             compute=self.memory.compute,
         )
@@ -174,32 +183,40 @@ class _Builder:
                 segments += [(tap, tap + 1, a, b, pixel + (a - low) * step, step) for a, b in cuts if a < b]
         return segments
 
-    def _block_sizes(self, most: int) -> tuple[int, int, int, int]:
-        """Give a block's kernel rows, taps, wide and narrow channels: at most `most` numbers, where tiles allow."""
-        h, taps, wide, narrow = self.h.taps, self.w.taps, self.c_wide, self.c_narrow
-        of_rows, of_columns = max_rows(self.widest, self.tied), self.widest * self.lanes
+    def _cut(self, parts: int) -> list[list[tuple[int, int]]]:
+        """Cut kernel rows, taps, wide and narrow channels, so that blocks of them fit and threads have as much to do.
+
+        Each block is so many jobs.
+        """
+        lengths = self.h.taps, self.w.taps, self.c_wide, self.c_narrow
+        row, column, of_rows, of_columns = 1, self.lanes, max_rows(self.widest, self.tied), self.widest * self.lanes
+        quanta = (1, 1, column, row) if self.swapped else (1, 1, row, column)
         of_wide, of_narrow = (of_columns, of_rows) if self.swapped else (of_rows, of_columns)
         if self.tied:
             of_narrow = self.lanes
-
-        def halve(length: int, quantum: int) -> int:
-            return max(quantum, -(-length // (2 * quantum)) * quantum)
-
-        while h * taps * wide * narrow > most:
+        counts = [1, 1, 1, 1]
+        while True:
+            sizes = [_even_piece(*axis) for axis in zip(lengths, counts, quanta, strict=True)]
+            cuts = [_cuts(length, size) for length, size in zip(lengths, sizes, strict=True)]
+            numbers, jobs = math.prod(sizes), self.groups * parts * math.prod(map(len, cuts))
+            is_uneven = jobs % self.workers > 0 and jobs < 4 * self.workers and numbers > _LEAST_BLOCK // 4
+            if numbers * self.memory.compute.itemsize <= 4 * _SUMS and not is_uneven:
+                return cuts
+            h, taps, wide, narrow = sizes
             # Both channel ranges long: each number that is loaded meets many. Taps last: they are neighbours in memory.
             if narrow > of_narrow and (narrow >= wide or wide <= of_wide or self.fused):
-                narrow = halve(narrow, of_narrow)
+                axis = 3
             elif wide > of_wide and not self.fused:
-                wide = halve(wide, of_wide)
+                axis = 2
             elif h > 1:
-                h = -(-h // 2)
+                axis = 0
             elif taps > 1:
-                taps = -(-taps // 2)
+                axis = 1
             else:
-                break
-        return h, taps, min(wide, self.c_wide), min(narrow, self.c_narrow)
+                return cuts
+            counts[axis] = 2 * counts[axis] if self.workers > 1 else counts[axis] + 1
 
-    def _store(self, sizes: tuple[int, int, int, int]) -> int:
+    def _store(self, sizes: tuple[int, ...]) -> int:
         """Tell how a block of sums, narrow channels innermost, lies in the result."""
         _, second, row, tap = self.memory.grad
         h, w = self.h.taps, self.w.taps
@@ -210,13 +227,13 @@ class _Builder:
             return G.TRANSPOSED
         return G.BY_ROW if self.memory.grad[0] == 1 and not self.swapped else G.BY_NUMBER
 
-    def _asks(self, chunk: int, sizes: tuple[int, int, int, int]) -> int:
+    def _asks(self, chunk: int, sizes: tuple[int, ...]) -> int:
         """Choose how many tiles of a strip ask for the next chunk, where it is not in L2 anyway."""
         h, w, (rows, taps, wide, narrow) = self.h, self.w, sizes
         numbers = self.n * (h.size * w.size * self.geometry.c_in + h.out * w.out * self.geometry.c_out)
         if self.gathered or self.tied or numbers <= blocking(self.memory.compute).far:
             return 0
-        line = 64 // self.memory.compute.itemsize
+        line = _LINE // self.memory.compute.itemsize
         columns = min(w.stride, w.reach) * -(-wide // line) + -(-narrow // line)
         terms = wide * taps if self.fused else wide
         vectors = -(-(terms if self.swapped else narrow) // self.lanes)
@@ -247,8 +264,8 @@ class _Builder:
 
     def _parts(self, chunk: int, total: int) -> int:
         """Choose how many parts the reduction has: by shapes alone, as they decide the order of each sum."""
-        fitting = _PARTS_BYTES // (self.memory.compute.itemsize * max(1, total))
-        return max(1, min(_PARTS, fitting, self.positions // max(_PART, chunk)))
+        wanted = -(-_JOBS * _LEAST_BLOCK // max(1, total))
+        return max(1, min(_PARTS, wanted, self.positions // max(_PART, chunk)))
 
     def _call(self, chunk: int) -> list[int]:
         call = [0] * G.CALL_FIELDS
@@ -271,10 +288,11 @@ class _Builder:
         call[G.GROUP_WIDE], call[G.GROUP_NARROW] = self.group_wide, self.group_narrow
         call[G.WIDTH], call[G.WIDEST] = self.lanes, self.widest
         channels = self.c_narrow if self.tied else self.c_wide
-        call[G.WIDE_PANEL_SIZE] = lines * self._span(chunk) * channels if self.gathered else 1
-        call[G.NARROW_PANEL_SIZE] = lines * min(chunk, w.out) * self.c_narrow if self.gathered else 1
+        if self.gathered:
+            call[G.WIDE_PANEL_SIZE] = lines * self._span(chunk) * channels
+            call[G.NARROW_PANEL_SIZE] = lines * min(chunk, w.out) * self.c_narrow
         call[G.MAX_LINES] = lines
-        call[G.LINE], call[G.REACH_H] = 64 // memory.compute.itemsize, h.reach
+        call[G.LINE], call[G.REACH_H] = _LINE // memory.compute.itemsize, h.reach
         return call
 
     def _kernels(self, segments: list[tuple[int, ...]], cuts: list[list[tuple[int, int]]], ask: bool) -> np.ndarray:
@@ -328,6 +346,11 @@ def tap_segments(axis: Axis, tap: int, mode: str) -> list[tuple[int, int, int, i
     }[mode]
     ranges.insert(1, (first, end, start + first * s, s))
     return [r for r in ranges if r[0] < r[1]]
+
+
+def _even_piece(length: int, count: int, quantum: int) -> int:
+    """Give how long so many pieces of a length are, of whole quanta where there are several."""
+    return length if count == 1 else -(-length // (count * quantum)) * quantum
 
 
 def _cuts(length: int, piece: int) -> list[tuple[int, int]]:

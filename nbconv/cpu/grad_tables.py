@@ -12,7 +12,8 @@ _next = itertools.count().__next__
 
 # The call: one row.
 PARTS = _next()  # of the reduction, each summed by itself
-BLOCKS = _next()  # of the weight; a job is one part of one block
+BLOCKS = _next()  # of the weight; a job is one of them, or one part of one
+APART = _next()  # 1: parts are jobs of their own, and added at the end
 TOTAL = _next()  # numbers of all blocks
 CHUNKS = _next()  # of the reduction: lines, or pieces of lines, whose rows are in cache together
 LINES, OUT_H, OUT_W = _next(), _next(), _next()  # narrow positions
@@ -34,7 +35,8 @@ ASKS = _next()  # tiles of a strip that ask for the next chunk, of positions eno
 LINE = _next()  # numbers of a cache line
 REACH_H = _next()
 STORE = _next()  # how sums become the result: BY_NUMBER, TRANSPOSED, BY_ROW
-SUMS_SIZE, WIDE_PANEL_SIZE, NARROW_PANEL_SIZE, MAX_LINES = (_next() for _ in range(4))
+SUMS_SIZE, WIDE_PANEL_SIZE, NARROW_PANEL_SIZE, SCRATCH_SIZE, MAX_LINES = (_next() for _ in range(5))
+NEXT_SUMS = _next()  # where in its scratch a job sums all parts but the first
 CALL_FIELDS = _next()
 
 _next = itertools.count().__next__

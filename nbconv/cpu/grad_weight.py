@@ -23,6 +23,7 @@ from ..runtime.memory import place, zero_run
 from ..runtime.microkernel import run_tile, run_tile_at
 from ..runtime.threads import get_num_threads, launch
 from ..runtime.twins import twins
+from ..runtime.workspace import aligned_empty, give_back, take
 from . import grad_tables as G
 from .grad_ahead import AHEAD_FIELDS, columns_left, look_ahead, next_column
 from .grad_plan import GradMemory, GradPlan, plan_tiles
@@ -59,48 +60,55 @@ def grad_weight(plan: WindowPlan | GradPlan, grad: Data, wide: Data, narrow: Dat
     if isinstance(plan, WindowPlan):
         multiply_windows(plan, grad, wide, narrow)
         return
-    sums, workers = np.empty(plan.parts_size, plan.compute), get_num_threads()
+    workers = get_num_threads()
+    scratch = take(plan.compute, min(workers, plan.jobs) * plan.scratch_size, 0)
+    parts = aligned_empty(plan.parts_size, plan.compute) if plan.parts_size else scratch.numbers
     launch(
-        _accumulate, plan.jobs, plan.flops, workers, *grad, sums, *wide, *narrow, plan.call, plan.segments,
-        plan.blocks, plan.kernels, plan.max_rows,
+        _accumulate, plan.jobs, plan.flops, workers, *grad, parts, scratch.numbers, *wide, *narrow, plan.call,
+        plan.segments, plan.blocks, plan.kernels, plan.max_rows,
     )  # fmt: skip
+    give_back(scratch)
     if plan.parts_size:
         work = _ADDING_WORK * plan.parts_size
-        launch(_add_parts, len(plan.blocks), work, workers, *grad, sums, plan.call, plan.blocks)
+        launch(_add_parts, len(plan.blocks), work, workers, *grad, parts, plan.call, plan.blocks)
 
 
 @twins
 def _accumulate(
-    job, job_end, worker, grad, grad_start, parts, wide, wide_start, narrow, narrow_start,
+    job, job_end, worker, grad, grad_start, parts, scratch, wide, wide_start, narrow, narrow_start,
     call, segments, blocks, kernels, max_rows,
 ):  # fmt: skip
-    """Run the jobs `[job, job_end)`: each sums one part of the reduction for one block of the weight.
+    """Run the jobs `[job, job_end)`: each sums one part of the reduction for one block of the weight, or all of them.
 
-    Shapes   grad, wide, narrow flat, with the strides of `call` . parts (parts, numbers of all blocks) where several
+    Shapes   grad, wide, narrow flat, with the strides of `call` . parts (parts, numbers of all blocks) where jobs differ
     Cost     2 * positions * taps * wide channels * narrow channels / groups flops; a few hundred KiB a thread
     Threads  over jobs: every job owns its sums, and the parts do not depend on the number of threads
     """
-    own = np.empty(call[G.SUMS_SIZE], parts.dtype)
-    wide_panel = np.empty(call[G.WIDE_PANEL_SIZE], parts.dtype)
-    narrow_panel = np.empty(call[G.NARROW_PANEL_SIZE], parts.dtype)
+    own = scratch[worker * call[G.SCRATCH_SIZE] :]
+    wide_panel = own[call[G.SUMS_SIZE] :]
+    narrow_panel = wide_panel[call[G.WIDE_PANEL_SIZE] :]
     wide_lines, narrow_lines = np.empty(call[G.MAX_LINES], np.int64), np.empty(call[G.MAX_LINES], np.int64)
     ahead = np.zeros(AHEAD_FIELDS, np.int64)
-    n_parts, chunks = call[G.PARTS], call[G.CHUNKS]
+    n_parts, chunks, apart = call[G.PARTS], call[G.CHUNKS], call[G.APART]
     for here in range(job, job_end):
-        part, number = divmod(here, call[G.BLOCKS])
+        first, number = divmod(here, call[G.BLOCKS])
         block = blocks[number]
-        sums, at = own, 0
-        if n_parts > 1:
-            sums, at = parts, part * call[G.TOTAL] + block[G.BLOCK_OFFSET]
-        zero_run(sums, at, _block_size(block))
-        chunk_end = chunks * (part + 1) // n_parts
-        for chunk in range(chunks * part // n_parts, chunk_end):
-            _add_chunk(
-                chunk, chunk_end, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels,
-                max_rows, wide_panel, narrow_panel, wide_lines, narrow_lines, ahead,
-            )  # fmt: skip
-        if n_parts == 1:
-            store_block(grad, grad_start, sums, at, block, call)
+        size = _block_size(block)
+        for part in range(first, first + 1 if apart else n_parts):
+            sums, at = own, call[G.NEXT_SUMS] if part > 0 else 0
+            if apart:
+                sums, at = parts, part * call[G.TOTAL] + block[G.BLOCK_OFFSET]
+            zero_run(sums, at, size)
+            chunk_end = chunks * (part + 1) // n_parts
+            for chunk in range(chunks * part // n_parts, chunk_end):
+                _add_chunk(
+                    chunk, chunk_end, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels,
+                    max_rows, wide_panel, narrow_panel, wide_lines, narrow_lines, ahead,
+                )  # fmt: skip
+            if part > 0 and not apart:
+                _add_run(own, 0, at, size)
+        if not apart:
+            store_block(grad, grad_start, own, 0, block, call)
 
 
 @twins
@@ -109,11 +117,15 @@ def _add_parts(block, block_end, worker, grad, grad_start, parts, call, blocks):
     for here in range(block, block_end):
         start, size = blocks[here, G.BLOCK_OFFSET], _block_size(blocks[here])
         for part in range(1, call[G.PARTS]):
-            more = start + part * call[G.TOTAL]
-            own, other = parts[start : start + size], parts[more : more + size]
-            for i in range(size):
-                own[i] += other[i]
+            _add_run(parts, start, start + part * call[G.TOTAL], size)
         store_block(grad, grad_start, parts, start, blocks[here], call)
+
+
+@helper
+def _add_run(sums, to, start, count):
+    own, other = sums[to : to + count], sums[start : start + count]
+    for i in range(count):
+        own[i] += other[i]
 
 
 @helper
