@@ -110,10 +110,11 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
             for rows in range(1, (max_narrow_rows(1) if kind == NARROW else max_rows(1, False)) + 1):
                 yield f"{compute} run of {run}, tile {rows}x1", partial(short_kernel, compute, kind, run, rows)
     for taps, stride in _WINDOWS:
-        places = (False, True) if taps * taps <= MOST_FAR_TAPS else (False,)
+        places = (0, min(stride, taps)) if taps * taps <= MOST_FAR_TAPS else (0,)
         for rows, left, right, far in itertools.product(sliding_rows(taps), *[(0, taps // 2)] * 2, places):
             slide = Slide(taps, stride, 1, left, right)
-            name = f"{compute} window of {taps} by {stride}, {rows} rows, margins {left} and {right}{', far' * far}"
+            place = ", far" if far else ""
+            name = f"{compute} window of {taps} by {stride}, {rows} rows, margins {left} and {right}{place}"
             yield name, partial(sliding_kernel, compute, slide, rows, far)
     for activation, parameter in ACTIVATIONS.items():
         yield f"{compute} {activation}", partial(activation_address, (activation, parameter), compute)

@@ -37,6 +37,7 @@ from nbconv.runtime.microkernel import (
     tile_kernel,
 )
 from nbconv.runtime.target import host_target, lanes
+from nbconv.runtime.workspace import aligned_empty
 
 FLOATS = [np.dtype(np.float32), np.dtype(np.float64)]
 GAP = 3  # numbers between the rows of an output
@@ -64,6 +65,13 @@ def sizes(kind: int, dtype: np.dtype) -> list[tuple[int, int]]:
     else:
         widths = [(max_rows(vectors, bool(kind & DEPTHWISE)), vectors) for vectors in range(1, max_vectors() + 1)]
     return widths + [(1, vectors) for _, vectors in widths]
+
+
+def from_line(numbers: np.ndarray, dtype: np.dtype, start: int) -> np.ndarray:
+    """Copy numbers to a place that lies so many of them behind the begin of a line of the cache."""
+    placed = aligned_empty(start + numbers.size, dtype)[start:]
+    placed[:] = numbers
+    return placed
 
 
 def check_tile(dtype: np.dtype, kind: int, rows: int, vectors: int, last: int, run: int, tiles: int) -> None:
@@ -137,22 +145,27 @@ def test_narrow_tiles(dtype: np.dtype, run: int) -> None:
 )  # fmt: skip
 def test_sliding_tiles(dtype: np.dtype, slide: Slide) -> None:
     """They give what plain depthwise tiles give, to the bit, and read nothing in their margins."""
-    rng, width, step, taps, tiles = np.random.default_rng(0), lanes(dtype), 90, 2, 1 if slide.left or slide.right else 2
-    for rows, vectors, last in (sliding_rows(slide.taps)[0], 1, width - 1), (3, 2, width), (1, 2, 1):
+    rng, width, taps, tiles = np.random.default_rng(0), lanes(dtype), 2, 1 if slide.left or slide.right else 2
+    step = 9 * width
+    cases = (sliding_rows(slide.taps)[0], 1, width - 1, 0), (3, 2, width, 1), (1, 2, 1, 2), (2, 8, 2, 3)
+    for rows, vectors, last, start in cases:
         columns = (vectors - 1) * width + last
         span = (rows * tiles - 1) * slide.stride + (slide.taps - 1) * slide.dilation + 1
-        a = rng.standard_normal((2 * span + 2) * step).astype(dtype)
+        # Long rows that begin in the middle of a line, in both operands, are cut where lines begin.
+        a = from_line(rng.standard_normal((2 * span + 2) * step), dtype, start)
         b = rng.standard_normal(taps * slide.taps * vectors * width).astype(dtype)
-        bias, c = rng.standard_normal(columns).astype(dtype), np.full((2, rows * tiles, columns + GAP), np.nan, dtype)
-        a_taps, b_taps = np.array([3, (span + 1) * step]), np.arange(taps) * slide.taps * vectors * width
+        bias, c_row = rng.standard_normal(columns).astype(dtype), columns + GAP
+        c = [from_line(np.full(rows * tiles * c_row, np.nan), dtype, start) for _ in range(2)]
+        a_taps, b_taps = np.array([0, (span + 1) * step]), np.arange(taps) * slide.taps * vectors * width
         margins = [i for i in range(span) if i < slide.left or i >= span - slide.right]
-        kernels = sliding_kernel(dtype, slide, rows, far=rows == 3), tile_kernel(dtype, DEPTHWISE, rows, vectors)
+        far = min(2, rows // 2)
+        kernels = sliding_kernel(dtype, slide, rows, far), tile_kernel(dtype, DEPTHWISE, rows, vectors)
         for kernel, result, margin in zip(kernels, c, (np.nan, 0), strict=True):
             for tap, i in itertools.product(a_taps, margins):
                 a[tap + i * step :][:columns] = margin
             compiled_run_tile(
                 kernel, a, 0, slide.stride * step, slide.dilation * step, a_taps, b, 0, vectors * width, b_taps,
-                0, taps, slide.taps, bias, 0, 0, result.ravel(), 0, columns + GAP, columns, tiles,
+                0, taps, slide.taps, bias, 0, 0, result, 0, c_row, columns, tiles,
             )  # fmt: skip
         np.testing.assert_array_equal(*c)
         assert np.isnan(c[0]).sum() == rows * tiles * GAP

@@ -80,7 +80,7 @@ def _accumulate(
 ):  # fmt: skip
     """Run the jobs `[job, job_end)`: each sums one part of the reduction for one block of the weight, or all of them.
 
-    Shapes   grad, wide, narrow flat, with the strides of `call` . parts (parts, numbers of all blocks) where jobs differ
+    Shapes   grad, wide, narrow flat, with the strides of `call` . parts (parts, numbers of all blocks) or scratch
     Cost     2 * positions * taps * wide channels * narrow channels / groups flops; a few hundred KiB a thread
     Threads  over jobs: every job owns its sums, and the parts do not depend on the number of threads
     """

@@ -8,10 +8,10 @@ another.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 
 from .tile_code import TRIMMED, group_of
 from .tile_frame import LINE, Loop, Operands, Rows, kernel_of, over_taps, over_tiles, row_of
@@ -20,6 +20,7 @@ from .vector_code import I64, VectorCode
 __all__ = ["Slide", "correlating_code", "sliding_code", "spreading_code"]
 
 _TERMS = 4  # of a correlation, that share their loads
+_ALIGNED_VECTORS = 6, 4  # of a row that pay for one more, by which none lies across two lines; if it strides, loads too
 _TILES_AHEAD = 8  # short tiles go through that many while memory answers
 
 
@@ -42,51 +43,87 @@ class Slide(NamedTuple):
         return {step: pairs for step, pairs in sorted(meetings.items()) if self.left <= step < end}
 
 
-def sliding_code(dtype: np.dtype, slide: Slide, rows: int, far: bool, width: int) -> Any:
-    """Make the intrinsic of tiles of any number of columns whose window slides along their rows; x and c may be `far`.
+def sliding_code(dtype: np.dtype, slide: Slide, rows: int, far: int, width: int) -> Any:
+    """Make the intrinsic of tiles of any number of columns whose window slides along their rows.
 
     The vectors of a row are loaded from left to right, one column of them after the other; a sum still takes its terms
-    in the same order.
+    in the same order. Where x and c are beyond L2, the last `far` rows of the kernel are the first to meet lines of x.
     """
+    meetings = slide.reads(rows)
+    first_new = rows * slide.stride  # of the columns of x: those that the next tile is the first to read
 
     def emit(code: VectorCode, o: Operands) -> None:
         builder = code.builder
-        a_step = o.a_row if slide.stride == 1 else builder.sdiv(o.a_k, I64(slide.dilation))
-        all_lanes = ir.Constant(ir.VectorType(ir.IntType(1), width), [1] * width)
-        last = builder.udiv(builder.sub(o.columns, I64(1)), I64(width))
-        last_lanes = code.first_lanes(builder.sub(o.columns, builder.mul(last, I64(width))))
+        x_step = o.a_row if slide.stride == 1 else builder.sdiv(o.a_k, I64(slide.dilation))
+        y_rows = Rows(code, o.c_row, rows)
+        head = _lanes_to_a_line(code, o, x_step, _ALIGNED_VECTORS[slide.stride > 1])
+        count = builder.udiv(builder.add(builder.sub(o.columns, head), I64(2 * width - 1)), I64(width))
+
+        def walk(here: Any, places: Iterable[int]) -> Iterator[Any]:
+            """Give the address of each place along a row of x: as many at once would not stay in registers."""
+            reached = 0
+            for place in places:
+                here, reached = row_of(code, here, x_step, place - reached) if place > reached else here, place
+                yield here
 
         def tile(a_tile: Any, c_tile: Any, init_tile: Any) -> None:
-            loop = Loop(code, builder.add(last, I64(1)), [a_tile, c_tile, init_tile, o.b], tests=False)
-            a, c, init, b = loop.values
-            is_last = builder.icmp_signed("==", loop.number, last)
-            mask = builder.select(is_last, last_lanes, all_lanes)
+            new = [code.at(a_tile, builder.load(code.at(o.a_taps, _from_last(code, o.taps, i)))) for i in range(far)]
+            pointers = [init_tile, a_tile, o.b, *new]
+            loop = Loop(code, count, [head, o.columns, *pointers, *y_rows.begin(c_tile)], tests=False)
+            lanes, left, *values = loop.values
+            (init, a, b, *new), c_places = values[: len(pointers)], y_rows.hide(values[len(pointers) :])
+            mask, c = code.first_lanes(lanes), [y_rows.at(c_places, m) for m in range(rows)]
             if far:
-                _ask_ahead(code, o, slide, (a, a_step, 1), c, rows, 1, 1)
+                for line in itertools.chain(*(walk(n, range(first_new, 2 * first_new)) for n in new), c):
+                    code.prefetch(line)
 
             def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
                 weights = [code.load(row_of(code, b_tap, o.b_k, k)) for k in range(slide.taps)]
-                # One pointer walks along: as many addresses would not stay in registers.
-                here, reached = a_tap, 0
-                for place, pairs in slide.reads(rows).items():
-                    here, reached = row_of(code, here, a_step, place - reached) if place > reached else here, place
-                    x = code.load(here, mask)
+                for address, pairs in zip(walk(a_tap, meetings), meetings.values(), strict=True):
+                    x = code.load(address, mask)
                     for m, k in pairs:
                         sums[m] = code.multiply_add(x, weights[k], sums[m])
                 return sums
 
             sums = over_taps(code, o, a, b, [code.load(init, mask)] * rows, products)
             # Without masks on vectors of 32 bytes: there a masked store is many instructions.
-            with builder.if_else(is_last) as (then, otherwise):
-                for branch, lanes in (then, last_lanes), (otherwise, None):
+            with builder.if_else(builder.icmp_signed("==", lanes, I64(width))) as (whole, part):
+                for branch, stored in (whole, None), (part, mask):
                     with branch:
-                        for m, value in enumerate(sums):
-                            code.store(value, row_of(code, c, o.c_row, m), lanes)
-            loop.close([code.at(place, width) for place in loop.values])
+                        for value, to in zip(sums, c, strict=True):
+                            code.store(value, to, stored)
+            left = builder.sub(left, lanes)
+            following = builder.select(builder.icmp_signed("<", left, I64(width)), left, I64(width))
+            moved = [code.at(pointer, lanes) for pointer in (init, a, b, *new)]
+            loop.close([following, left, *moved, *y_rows.move(c_places, lanes)])
 
         over_tiles(code, o, rows, tile)
 
     return kernel_of(dtype, width, emit)
+
+
+def _from_last(code: VectorCode, taps: Any, i: int) -> Any:
+    """Give the tap `i` before the last, or the first."""
+    tap = code.builder.sub(taps, I64(1 + i))
+    return code.builder.select(code.builder.icmp_signed("<", tap, I64(0)), I64(0), tap)
+
+
+def _lanes_to_a_line(code: VectorCode, o: Operands, step: Any, vectors: int) -> Any:
+    """Give the lanes of a row's first vector behind which no vector lies across two lines of the cache.
+
+    They are all of them, where rows, `step` numbers apart, or both operands lie unlike each other, or rows are short.
+    """
+    builder, size = code.builder, code.width * code.size
+    across, across_c = (builder.and_(builder.ptrtoint(place, I64), I64(size - 1)) for place in (o.a, o.c))
+    head = builder.udiv(builder.sub(I64(size), across), I64(code.size))
+    alike = builder.icmp_signed("==", builder.and_(step, I64(code.width - 1)), I64(0))
+    alike = builder.and_(alike, builder.icmp_signed("==", across, across_c))
+    long = builder.icmp_signed(">=", o.columns, I64(vectors * code.width))
+    return builder.select(
+        builder.and_(alike, long),
+        head,
+        builder.select(builder.icmp_signed("<", o.columns, I64(code.width)), o.columns, I64(code.width)),
+    )
 
 
 def spreading_code(
