@@ -19,6 +19,7 @@ from nbconv.cpu.tiles import (
     sliding_rows,
 )
 from nbconv.runtime.jit import serial
+from nbconv.runtime.memory import place
 from nbconv.runtime.microkernel import (
     DENSE,
     DEPTHWISE,
@@ -31,6 +32,7 @@ from nbconv.runtime.microkernel import (
     grouped,
     kind_lanes,
     run_tile,
+    run_tile_at,
     short_kernel,
     sliding_kernel,
     spreading_kernel,
@@ -252,6 +254,40 @@ def test_correlating_tiles(dtype: np.dtype, steps: tuple[int, int], run: int) ->
             )  # fmt: skip
         np.testing.assert_array_equal(*c)
         assert np.isnan(c[0]).sum() == rows * tiles * GAP
+
+
+@serial
+def run_windows(kernel, a, a_row, a_k, a_taps, b, b_k, b_taps, run, init, init_row, c, c_row, columns, line_step):
+    taps = a_taps.size
+    run_tile_at(
+        kernel, place(a, 0), a_row, a_k, place(a_taps, 0), place(b, 0), b_k, place(b_taps, 0), taps, run,
+        place(init, 0), init_row, place(c, 0), c_row, columns, 1, place(a, 0), line_step,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("columns", [1, "vector", "vector and one"])
+def test_correlating_windows(dtype: np.dtype, columns: int | str) -> None:
+    """The lines of a window give what each of them gives alone, to the bit."""
+    rng, width, step, rows, lines, run = np.random.default_rng(0), lanes(dtype), 70, 3, 3, 6
+    n = {1: 1, "vector": width, "vector and one": width + 1}[columns]
+    vectors, line_step = -(-n // width), 20 * step
+    a, b = rng.standard_normal(100 * step).astype(dtype), rng.standard_normal(20 * step).astype(dtype)
+    starts = rng.standard_normal((lines * rows, n + GAP)).astype(dtype)
+    a_taps, b_taps = np.array([0, 7 * step]), np.array([2, 9 * step])
+    together, alone = np.full((2, lines * rows, n + GAP), np.nan, dtype)
+    arguments = (a, step, 2 * step, a_taps, b, step, b_taps, run)
+
+    def run_kernel(kernel: int, line: int, *to: np.ndarray) -> None:
+        given, result = (array[line * rows :].ravel() for array in to)
+        run_windows(kernel, a[line * line_step :], *arguments[1:], given, n + GAP, result, n + GAP, n, line_step)
+
+    kind = DEPTHWISE + TRIMMED
+    run_kernel(correlating_kernel(dtype, kind, 1, 2, rows, vectors, lines), 0, starts, together)
+    for line in range(lines):
+        run_kernel(correlating_kernel(dtype, kind, 1, 2, rows, vectors), line, starts, alone)
+    np.testing.assert_array_equal(together, alone)
+    assert np.isnan(together).sum() == lines * rows * GAP
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

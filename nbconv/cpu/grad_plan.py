@@ -15,7 +15,7 @@ import numpy as np
 
 from ..geometry import PADDING_MODES, Axis, Geometry
 from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, correlating_kernel, far_kernel, tile_kernel
-from ..runtime.target import lanes
+from ..runtime.target import host_target, lanes
 from . import grad_tables as G
 from .tables import NOT_HALF
 from .tiles import blocking, max_reducing_vectors, max_rows, split_columns
@@ -31,6 +31,8 @@ _PANEL = 128 * 1024  # numbers of a gathered panel
 # many jobs at most, of so many positions at least, which pay for zeroing and adding one more set of sums.
 _PARTS, _JOBS, _PART = 8, 16, 512
 _LEAST_BLOCK = 32 * 1024  # float32 numbers: sums of a job that uses what it reads often enough
+# Tiles of a whole depthwise window: the more vectors side by side, the more of a line of the cache is used at once.
+_MOST_WINDOW_VECTORS, _WINDOW_REGISTERS = 2, 6  # beside the sums: what they are made of
 _LINE = 64  # bytes of a cache line
 
 Steps = tuple[int, int, int, int]
@@ -129,6 +131,11 @@ class _Builder:
         self.fused = bool(fused_columns) if self.swapped else fused
         if self.tied:
             self.fused = w.taps > 1
+        self.windows = 0
+        first, end = w.interior
+        if self.tied and self.fused and not self.gathered and first < end:
+            spare = host_target().registers - _WINDOW_REGISTERS
+            self.windows = min(_MOST_WINDOW_VECTORS, spare // (self.h.taps * w.taps))
 
     def build(self) -> GradPlan:
         segments = self._segments()
@@ -210,7 +217,7 @@ class _Builder:
                 axis = 2
             elif h > 1:
                 axis = 0
-            elif taps > 1:
+            elif taps > 1 and not self.tied:
                 axis = 1
             else:
                 return cuts
@@ -292,12 +299,13 @@ class _Builder:
             call[G.WIDE_PANEL_SIZE] = lines * self._span(chunk) * channels
             call[G.NARROW_PANEL_SIZE] = lines * min(chunk, w.out) * self.c_narrow
         call[G.MAX_LINES] = lines
+        call[G.WINDOWS] = self.windows
         call[G.LINE], call[G.REACH_H] = _LINE // memory.compute.itemsize, h.reach
         return call
 
     def _kernels(self, segments: list[tuple[int, ...]], cuts: list[list[tuple[int, int]]], ask: bool) -> np.ndarray:
         """Compile the tile kernels that blocks of these cuts use."""
-        _, tap_cuts, wide_cuts, narrow_cuts = cuts
+        row_cuts, tap_cuts, wide_cuts, narrow_cuts = cuts
         tap_counts = {
             min(segment[G.SEGMENT_TAP_END], end) - max(segment[G.SEGMENT_TAP], low)
             for segment in segments
@@ -317,6 +325,13 @@ class _Builder:
                         kernels[:, vectors, size] = self._kernel(kind, size, vectors)
                         if ask:
                             kernels[1, vectors, size] = far_kernel(self.memory.compute, kind, size, vectors)
+        if self.windows:
+            for lines in {end - low for low, end in row_cuts}:
+                steps = self.w.dilation, self.w.stride
+                for vectors in range(1, self.windows + 1):
+                    kernels[vectors - 1, 0, lines] = correlating_kernel(
+                        self.memory.compute, DEPTHWISE + TRIMMED, *steps, self.w.taps, vectors, lines
+                    )
         return kernels
 
     def _kernel(self, kind: int, rows: int, vectors: int) -> int:

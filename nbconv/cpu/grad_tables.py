@@ -26,6 +26,7 @@ NARROW_N, NARROW_H, NARROW_W, NARROW_C = (_next() for _ in range(4))
 GATHERED = _next()  # 1: operands are copied to panels first, for half types and channels that lie apart
 SWAPPED = _next()  # 1: the rows of tiles are narrow channels, the columns wide ones
 TIED = _next()  # 1: depthwise; the rows are taps, the columns channels of both operands
+WINDOWS = _next()  # vectors of depthwise tiles that take all rows of the kernel, of lines that all of them meet; or 0
 C_WIDE, C_NARROW = _next(), _next()
 GROUP_WIDE, GROUP_NARROW = _next(), _next()  # channels of an unmerged group
 WIDTH, WIDEST = _next(), _next()  # numbers of a vector, vectors of a tile

@@ -19,7 +19,7 @@ import numpy as np
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
 from ..runtime.jit import helper
-from ..runtime.memory import place, zero_run
+from ..runtime.memory import past_vector, place, zero_run
 from ..runtime.microkernel import run_tile, run_tile_at
 from ..runtime.threads import get_num_threads, launch
 from ..runtime.twins import twins
@@ -172,23 +172,33 @@ def _add_chunk(
                 )  # fmt: skip
     rows = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW]
     row_size = _block_size(block) // rows
+    if call[G.WINDOWS]:
+        _add_windows(
+            line, line_end, first, end, block, sums, at, wide, wide_at, narrow, narrow_at, call, segments[0], kernels,
+            wide_lines, narrow_lines,
+        )  # fmt: skip
     for row in range(rows):
         shift = (block[G.BLOCK_ROW] + row) * call[G.DILATION_H] - call[G.LO_H]
-        count = 0
-        for here in range(line, line_end):
-            sample, out_h = divmod(here, call[G.OUT_H])
-            source = source_position(out_h * call[G.STRIDE_H] + shift, call[G.SIZE_H], call[G.PADDING_MODE])
-            if source < 0:
-                continue
-            source = sample * call[G.WIDE_N] + source * call[G.WIDE_H]
-            if gathered:
-                wide_lines[count] = count * span * wide_width
-                narrow_lines[count] = (here - line) * (end - first) * (high - low)
-                _gather_span(wide_panel, wide_lines[count], wide, wide_at + source, left, span, wide_width, call)
-            else:
-                wide_lines[count] = source
-                narrow_lines[count] = sample * call[G.NARROW_N] + out_h * call[G.NARROW_H]
-            count += 1
+        count = alone = 0
+        for is_whole in range(2 if call[G.WINDOWS] else 1):
+            for here in range(line, line_end):
+                sample, out_h = divmod(here, call[G.OUT_H])
+                if _is_whole(out_h, call) != is_whole:
+                    continue
+                source = source_position(out_h * call[G.STRIDE_H] + shift, call[G.SIZE_H], call[G.PADDING_MODE])
+                if source < 0:
+                    continue
+                source = sample * call[G.WIDE_N] + source * call[G.WIDE_H]
+                if gathered:
+                    wide_lines[count] = count * span * wide_width
+                    narrow_lines[count] = (here - line) * (end - first) * (high - low)
+                    _gather_span(wide_panel, wide_lines[count], wide, wide_at + source, left, span, wide_width, call)
+                else:
+                    wide_lines[count] = source
+                    narrow_lines[count] = sample * call[G.NARROW_N] + out_h * call[G.NARROW_H]
+                count += 1
+            if not is_whole:
+                alone = count
         if count == 0:
             continue
         sums_at = at + row * row_size
@@ -199,18 +209,63 @@ def _add_chunk(
             if run <= 0:
                 continue
             pixel = segment[G.SEGMENT_PIXEL] + (begin - segment[G.SEGMENT_FIRST]) * segment[G.SEGMENT_PIXEL_STEP]
+            lines = alone if call[G.WINDOWS] and s == 0 else count
             if gathered:
                 _add_segment(
                     segment, block, sums, sums_at, wide_panel, (pixel - left) * wide_width, wide_width, wide_lines,
-                    narrow_panel, (begin - first) * (high - low), high - low, narrow_lines, count, run, call, kernels,
+                    narrow_panel, (begin - first) * (high - low), high - low, narrow_lines, lines, run, call, kernels,
                     max_rows, ahead,
                 )  # fmt: skip
             else:
                 _add_segment(
                     segment, block, sums, sums_at, wide, wide_at + pixel * call[G.WIDE_W], call[G.WIDE_W], wide_lines,
-                    narrow, narrow_at + begin * call[G.NARROW_W], call[G.NARROW_W], narrow_lines, count, run, call,
+                    narrow, narrow_at + begin * call[G.NARROW_W], call[G.NARROW_W], narrow_lines, lines, run, call,
                     kernels, max_rows, ahead,
                 )  # fmt: skip
+
+
+@helper
+def _is_whole(out_h, call):
+    """Say whether, of a line that windows take, all rows of the kernel meet data: 1 or 0."""
+    top = out_h * call[G.STRIDE_H] - call[G.LO_H]
+    return int(call[G.WINDOWS] and top >= 0 and top + call[G.REACH_H] <= call[G.SIZE_H])
+
+
+@helper
+def _add_windows(
+    line, line_end, first, end, block, sums, at, wide, wide_at, narrow, narrow_at, call, segment, kernels, wide_lines,
+    narrow_lines,
+):  # fmt: skip
+    """Add a depthwise product, all kernel rows at once, of the lines that all of them meet, for all taps at once."""
+    begin = max(segment[G.SEGMENT_FIRST], first)
+    run = min(segment[G.SEGMENT_END], end) - begin
+    count = 0
+    for here in range(line, line_end):
+        sample, out_h = divmod(here, call[G.OUT_H])
+        if _is_whole(out_h, call):
+            top = out_h * call[G.STRIDE_H] - call[G.LO_H] + block[G.BLOCK_ROW] * call[G.DILATION_H]
+            wide_lines[count] = sample * call[G.WIDE_N] + top * call[G.WIDE_H]
+            narrow_lines[count] = sample * call[G.NARROW_N] + out_h * call[G.NARROW_H]
+            count += 1
+    if count == 0 or run <= 0:
+        return
+    pixel = segment[G.SEGMENT_PIXEL] + (begin - segment[G.SEGMENT_FIRST]) * segment[G.SEGMENT_PIXEL_STEP]
+    wide_at, narrow_at = wide_at + pixel * call[G.WIDE_W], narrow_at + begin * call[G.NARROW_W]
+    columns, width = block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL], call[G.WIDTH]
+    rows = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW]
+    size, column = call[G.WINDOWS] * width, 0
+    if columns >= 2 * width and call[G.WIDE_W] % width == 0:
+        # A vector that lies across two lines of the cache takes two loads: the first tile ends where a line does.
+        size -= past_vector(wide, wide_at, width)
+    while column < columns:
+        here = min(size, columns - column)
+        run_tile_at(
+            kernels[int(here > width), 0, rows], place(wide, wide_at + column), call[G.DILATION_W] * call[G.WIDE_W],
+            segment[G.SEGMENT_PIXEL_STEP] * call[G.WIDE_W], place(wide_lines, 0), place(narrow, narrow_at + column),
+            call[G.NARROW_W], place(narrow_lines, 0), count, run, place(sums, at + column), columns,
+            place(sums, at + column), columns, here, 1, place(narrow, narrow_at), call[G.DILATION_H] * call[G.WIDE_H],
+        )  # fmt: skip
+        column, size = column + here, call[G.WINDOWS] * width
 
 
 @helper

@@ -232,8 +232,8 @@ class _Builder:
     def _choose_kernels(self) -> Kernels:
         geometry, layout, memory = self.geometry, self.layout, self.memory
         inputs = geometry.n * self.channels * self.h.size * self.w.size
-        # x and y lie beyond L2, and each line has few uses.
-        is_far = inputs + math.prod(geometry.output_shape) > self.blocking.far
+        # x comes from memory, and each line has few uses.
+        is_far = inputs + math.prod(geometry.output_shape) > self.blocking.remote
         is_far = is_far and self.h.taps * self.w.taps <= MOST_FAR_TAPS
         columns = [column for phase in self.phases for column in phase.columns]
         leaves_gaps = (
@@ -248,7 +248,7 @@ class _Builder:
             slides=self.slides,
             spreads=self.spreads,
             step=self.group_channels if memory.x_steps[2] == self.group_channels else 0,
-            far_rows=min(self.h.stride, self.h.taps) if is_far else 0,
+            far_rows=max((min(p.h.axis.stride, p.h.axis.taps) for p in self.phases), default=0) if is_far else 0,
             far_weights=self.far,
             written_out=self.dense and not leaves_gaps,
             widths={column[T.KERNEL_VECTORS] for column in columns},

@@ -95,6 +95,8 @@ class Blocking(NamedTuple):
     """Numbers of y that are still in L2, with what they were made of, when they are looked at again."""
     far: int
     """Numbers of x and y together beyond which they are not found in L2 again."""
+    remote: int
+    """Numbers of x and y together beyond which they are not found in L3 again: where they are, asking only costs."""
     resident: int
     """Numbers of weights up to which all of them stay in L2 beside what they meet."""
     uncached: int
@@ -246,6 +248,7 @@ def blocking(dtype: np.dtype) -> Blocking:
         rows_span=int(96 * 1024 * scale),
         near=int((1 << 15) * scale),
         far=int((1 << 19) * scale),
+        remote=int((1 << 22) * scale),
         resident=int((1 << 16) * scale),
         uncached=int((1 << 17) * scale),
         max_positions=512,
@@ -256,7 +259,7 @@ def blocking(dtype: np.dtype) -> Blocking:
 # is as fast, and other lengths would be kernels without end.
 SHORT_RUNS = 8, 16
 
-# Taps of a window up to which a depthwise tile waits for far lines, where it does not ask for them ahead.
+# Taps of a window up to which a depthwise tile waits for remote lines, where it does not ask for them ahead.
 MOST_FAR_TAPS = 25
 
 # Taps from which on a depthwise tile has so many products that x is better read column by column of a block, as then

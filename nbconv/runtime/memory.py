@@ -10,7 +10,7 @@ from numba.core import cgutils
 
 from .jit import emitted
 
-__all__ = ["Place", "copy_run", "element_pointer", "place", "zero_run"]
+__all__ = ["Place", "copy_run", "element_pointer", "past_vector", "place", "zero_run"]
 
 
 class Place(NamedTuple):
@@ -35,6 +35,11 @@ def zero_run(to: np.ndarray, at: int, count: int) -> None:
     to[at : at + count] = 0
 
 
+def past_vector(array: np.ndarray, start: int, width: int) -> int:
+    """Give how many numbers a place lies past a multiple of the size of `width` of them, a power of two, in memory."""
+    return int(array[start:].ctypes.data // array.itemsize % width)
+
+
 def element_pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     """Emit the address of one element of a flat array."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
@@ -46,6 +51,17 @@ def _place(typing_context, array, start):
         return builder.ptrtoint(element_pointer(context, builder, signature.args[0], *args), args[1].type)
 
     return types.intp(array, types.intp), codegen
+
+
+@emitted(past_vector)
+def _past_vector(typing_context, array, start, width):
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = signature.args[0]
+        address = builder.ptrtoint(element_pointer(context, builder, kind, *args[:2]), args[1].type)
+        numbers = builder.udiv(address, address.type(_item_size(context, kind)))
+        return builder.urem(numbers, args[2])
+
+    return types.intp(array, types.intp, types.intp), codegen
 
 
 @emitted(copy_run)

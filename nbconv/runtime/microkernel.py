@@ -145,8 +145,18 @@ def run_tile_at(
     """Compute as `run_tile` does, given places; `taps` are counted from those of the tables of taps.
 
     A tile of `far_kernel` asks, at each term, for the line at `ahead`, and goes on from there by `ahead_step` bytes.
+    What it is to a `correlating_kernel`, is said there.
     """
     x_taps, w_taps = (taps_at.array[taps_at.start :] for taps_at in (a_taps, b_taps))
+    lines, rows = max(1, kernel >> 24 & 255), kernel >> 8 & 255
+    if lines > 1:
+        for line in range(lines):
+            below = [(place.array, place.start + line * rows * row) for place, row in ((init, init_row), (c, c_row))]
+            run_tile(
+                kernel, a.array, a.start + line * ahead_step, a_row, a_k, x_taps, *b, b_k, w_taps, 0, taps, run,
+                *below[0], init_row, *below[1], c_row, columns,
+            )  # fmt: skip
+        return
     run_tile(
         kernel, *a, a_row, a_k, x_taps, *b, b_k, w_taps, 0, taps, run, *init, init_row, *c, c_row, columns, tiles
     )  # fmt: skip
@@ -189,8 +199,8 @@ def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int) -> int:
 def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int, far: int = 0) -> int:
     """Compile a depthwise kernel that loads each vector of a row once for all of its taps; `run` is `slide.taps`.
 
-    It serves any number of columns, and all rows start from one: `init_row` is 0. Where arrays are beyond L2, it asks
-    for their lines ahead: of x for those that the last `far` rows of the kernel meet.
+    It serves any number of columns, and all rows start from one: `init_row` is 0. It asks ahead for
+    lines of x that the last `far` rows of the kernel meet.
     """
     if pure():
         _slides.append(slide)
@@ -221,16 +231,20 @@ def spreading_kernel(dtype: np.dtype, kind: int, slide: Slide, terms: int, step:
 
 
 @cache
-def correlating_kernel(dtype: np.dtype, kind: int, row_steps: int, term_steps: int, rows: int, vectors: int) -> int:
+def correlating_kernel(
+    dtype: np.dtype, kind: int, row_steps: int, term_steps: int, rows: int, vectors: int, lines: int = 1
+) -> int:
     """Compile a depthwise kernel whose `a_row` and `a_k` are so many times one step: it loads less.
 
-    It writes whole vectors where it is not trimmed.
+    A tile has `rows` of each of some `lines`, one below the other, which lie `ahead_step` numbers apart in a. It writes
+    whole vectors where it is not trimmed.
     """
     if pure():
-        return tile_kernel(dtype, kind, rows, vectors)
+        return tile_kernel(dtype, kind, rows, vectors) | (lines << 24 if lines > 1 else 0)
     width = kind_lanes(kind, dtype)
-    tile = correlating_code(dtype, kind, row_steps, term_steps, rows, vectors, width)
-    return _compile(tile, f"correlate_{dtype.name}_{kind}_{row_steps}_{term_steps}_{rows}x{vectors}x{width}")
+    tile = correlating_code(dtype, kind, row_steps, term_steps, rows, lines, vectors, width)
+    name = f"{dtype.name}_{kind}_{row_steps}_{term_steps}_{lines}x{rows}x{vectors}x{width}"
+    return _compile(tile, f"correlate_{name}")
 
 
 def _compile(tile: Any, name: str) -> int:

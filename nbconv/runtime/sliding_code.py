@@ -47,7 +47,7 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, far: int, width: int)
     """Make the intrinsic of tiles of any number of columns whose window slides along their rows.
 
     The vectors of a row are loaded from left to right, one column of them after the other; a sum still takes its terms
-    in the same order. Where x and c are beyond L2, the last `far` rows of the kernel are the first to meet lines of x.
+    in the same order. Where x is far away, the last `far` rows of the kernel are the first to meet its lines.
     """
     meetings = slide.reads(rows)
     first_new = rows * slide.stride  # of the columns of x: those that the next tile is the first to read
@@ -73,9 +73,8 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, far: int, width: int)
             lanes, left, *values = loop.values
             (init, a, b, *new), c_places = values[: len(pointers)], y_rows.hide(values[len(pointers) :])
             mask, c = code.first_lanes(lanes), [y_rows.at(c_places, m) for m in range(rows)]
-            if far:
-                for line in itertools.chain(*(walk(n, range(first_new, 2 * first_new)) for n in new), c):
-                    code.prefetch(line)
+            for line in itertools.chain(*(walk(n, range(first_new, 2 * first_new)) for n in new)):
+                code.prefetch(line)
 
             def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
                 weights = [code.load(row_of(code, b_tap, o.b_k, k)) for k in range(slide.taps)]
@@ -212,38 +211,42 @@ def _ask_ahead(
 
 
 def correlating_code(
-    dtype: np.dtype, kind: int, row_steps: int, term_steps: int, rows: int, vectors: int, width: int
-) -> Any:
+    dtype: np.dtype, kind: int, row_steps: int, term_steps: int, rows: int, lines: int, vectors: int, width: int
+) -> Any:  # fmt: skip
     """Make the intrinsic of tiles whose rows and terms lie so many steps apart, of one length; runs are of any length.
 
-    A sum takes its terms in the order of the plain tile.
+    The rows of a tile are those of `lines` windows, which lie `ahead_step` numbers apart: they share the loads of b. A
+    sum takes its terms in the order of the plain tile.
     """
     together = Slide(_TERMS, row_steps, term_steps).reads(rows)
     alone = {m * row_steps: [(m, 0)] for m in range(rows)}
 
     def emit(code: VectorCode, o: Operands) -> None:
-        builder, places = code.builder, list(itertools.product(range(rows), range(vectors)))
+        builder, places = code.builder, list(itertools.product(range(lines * rows), range(vectors)))
         a_step = o.a_row if row_steps == 1 else builder.sdiv(o.a_row, I64(row_steps))
         last_lanes = code.first_lanes(builder.sub(o.columns, I64((vectors - 1) * width)))
         masks = [None] * (vectors - 1) + [last_lanes if kind & TRIMMED else None]
 
         def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
-            whole, a, b = builder.and_(o.run, I64(-_TERMS)), a_tap, b_tap
+            whole, b = builder.and_(o.run, I64(-_TERMS)), b_tap
+            a_lines = [row_of(code, a_tap, o.ahead_step, line) for line in range(lines)]
             for count, terms, meetings in (whole, _TERMS, together), (builder.sub(o.run, whole), 1, alone):
-                x_rows, w_rows = Rows(code, a_step, max(meetings) + 1), Rows(code, o.b_k, terms)
+                x_rows, w_rows = Rows(code, a_step, max(meetings) + 1, lines), Rows(code, o.b_k, terms)
                 x_end, w_end = x_rows.size, x_rows.size + w_rows.size
-                loop = Loop(code, count, [*x_rows.begin(a), *w_rows.begin(b), *sums], terms, tests=True)
+                loop = Loop(code, count, [*x_rows.begin(*a_lines), *w_rows.begin(b), *sums], terms, tests=True)
                 x_here, w_here = x_rows.hide(loop.values[:x_end]), w_rows.hide(loop.values[x_end:w_end])
                 sums = list(loop.values[w_end:])
                 for v, mask in enumerate(masks):
                     factors = [code.load(code.at(w_rows.at(w_here, k), v * width), mask) for k in range(terms)]
-                    for step, pairs in meetings.items():
-                        x = code.load(code.at(x_rows.at(x_here, step), v * width), mask)
+                    for line, (step, pairs) in itertools.product(range(lines), meetings.items()):
+                        x = code.load(code.at(x_rows.at(x_here, step, line), v * width), mask)
                         for m, k in pairs:
-                            sums[m * vectors + v] = code.multiply_add(x, factors[k], sums[m * vectors + v])
+                            i = (line * rows + m) * vectors + v
+                            sums[i] = code.multiply_add(x, factors[k], sums[i])
                 x_next = x_rows.move(x_here, builder.mul(o.a_k, I64(terms)))
                 ends = loop.close([*x_next, *w_rows.move(w_here, builder.mul(o.b_k, I64(terms))), *sums])
-                a, b, sums = ends[0], ends[x_end], ends[w_end:]
+                a_lines = [ends[line * x_rows.per_start] for line in range(lines)]
+                b, sums = ends[x_end], ends[w_end:]
             return sums
 
         def tile(a: Any, c: Any, init: Any) -> None:
@@ -251,6 +254,6 @@ def correlating_code(
             for (m, v), value in zip(places, over_taps(code, o, a, o.b, starts, products), strict=True):
                 code.store(value, code.at(row_of(code, c, o.c_row, m), v * width), masks[v])
 
-        over_tiles(code, o, rows, tile)
+        over_tiles(code, o, lines * rows, tile)
 
     return kernel_of(dtype, width, emit)
