@@ -32,6 +32,7 @@ class Gradients:
     ) -> None:
         self.geometry, self.needs, self.threads = geometry, frozenset(needs), get_num_threads()
         self.adding = plan_adding(geometry, grad_output, weight) if "x" in needs else None
+        self.adjoint: backend.ReadyFunction | None = None  # made at the first call
         self.weight = self.bias = None
         if "weight" in needs and x.size and grad_output.size and weight.size:
             self.weight = self._plan_weight(grad_output, x, np.empty_like(weight), finite=True)
@@ -52,7 +53,8 @@ class Gradients:
         if self.adding is not None:
             grad_x = add_windows(self.adding, flat_data(weight), flat)
         elif "x" in needs:
-            grad_x = _grad_x(self.geometry, grad_output, weight)
+            grad_x = None if self.adjoint is None else self.adjoint(grad_output, weight, None)
+            grad_x = self._grad_x(grad_output, weight) if grad_x is None else grad_x
         if self.weight is not None:
             grad_w = np.empty_like(weight)
             plan, (wide, narrow) = self.weight, self._by_role(flat, flat_data(x))
@@ -68,6 +70,26 @@ class Gradients:
         elif "bias" in needs:
             grad_b = np.zeros(self.geometry.c_out, grad_output.dtype)
         return grad_x, grad_w, grad_b
+
+    def _grad_x(self, grad_output: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Run the adjoint on grad_output, and keep it for further calls where it is all."""
+        adjoint = self.geometry.adjoint()
+        grad = np.empty(adjoint.output_shape, weight.dtype)
+        weights = backend.prepare_weights(adjoint.spec, weight, kept=False)
+        no_bias = backend.prepare_bias(None, adjoint.c_out, weight.dtype)
+        address = backend.activation_address(None, weight.dtype)
+
+        def run(part: Geometry, source: np.ndarray, target: np.ndarray) -> None:
+            backend.run(part, source, weights, no_bias, target, address, "auto")
+
+        run(adjoint, grad_output, grad)
+        if self.geometry.spec.padding_mode != "zeros":
+            if grad_output.size and grad.size:
+                fold_rim(self.geometry, grad_output, grad, run)
+        elif weights.finite:
+            plan = backend.find_plan(adjoint, grad_output, weights, grad, "auto")
+            self.adjoint = backend.ready_function(adjoint, plan, grad_output, weight, None, address)
+        return grad
 
     def _by_role(self, of_output: T, of_x: T) -> tuple[T, T]:
         """Give what is wide, what is narrow: see `cpu.grad_weight`."""
@@ -91,20 +113,3 @@ def find_gradients(
             _found.clear()
         found = _found[key] = Gradients(geometry, grad_output, x, weight, needs)
     return found
-
-
-def _grad_x(geometry: Geometry, grad_output: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Run the adjoint on grad_output."""
-    adjoint = geometry.adjoint()
-    grad = np.empty(adjoint.output_shape, weight.dtype)
-    weights = backend.prepare_weights(adjoint.spec, weight, kept=False)
-    no_bias = backend.prepare_bias(None, adjoint.c_out, weight.dtype)
-    address = backend.activation_address(None, weight.dtype)
-
-    def run(part: Geometry, source: np.ndarray, target: np.ndarray) -> None:
-        backend.run(part, source, weights, no_bias, target, address, "auto")
-
-    run(adjoint, grad_output, grad)
-    if geometry.spec.padding_mode != "zeros" and grad_output.size and grad.size:
-        fold_rim(geometry, grad_output, grad, run)
-    return grad

@@ -87,7 +87,7 @@ def cut_line(
         count = -(-(high - low) // size)
         places = [min(low + i * size, high - size) for i in range(count)]
         part = FIRST | LAST | (WIDE if call[T.WIDE] else 0)
-        alike = itertools.groupby(places, lambda place: (_margins(place, size, call, row), place == high - size))
+        alike = itertools.groupby(places, lambda place: (_margins(place, size, call, row), (place - low) % size))
         for (margins, _), group in alike:
             here, most = list(group), max(1, call[T.STRIP_ROWS] // size)
             for i in range(0, len(here), most):
