@@ -17,7 +17,7 @@ import numpy as np
 
 from ..arrays import compute_dtype, flat_data
 from ..geometry import ConvSpec
-from ..runtime.microkernel import DENSE, DOT
+from ..runtime.microkernel import DENSE, DEPTHWISE, DOT
 from ..runtime.target import lanes
 from ..runtime.threads import launch
 from ..runtime.transpose import transpose_block
@@ -56,7 +56,9 @@ class Packing(NamedTuple):
     half: int
     dtype: np.dtype
     axes: tuple[int, ...] | None
-    """Those of the weight in the order in which it is packed, where that is all."""
+    """Those of the weight in the order in which it is packed, where that is all, or nearly."""
+    reverses: bool
+    """Whether its taps are reversed, too."""
     padded: bool
     """Whether zeros lie between."""
     copies: list[_Copy]
@@ -67,7 +69,7 @@ class Packing(NamedTuple):
 def pack(packing: Packing, weight: np.ndarray, workers: int = 1) -> np.ndarray:
     """Copy a weight, in as many threads where it is large; half types are widened."""
     if packing.axes is not None:
-        turned = weight.transpose(packing.axes)
+        turned = _turned(packing, weight)
         packed = aligned_empty(weight.size, weight.dtype)
         packed.reshape(turned.shape)[...] = turned
         return packed
@@ -95,8 +97,14 @@ def packer(packing: Packing | None) -> Callable[[np.ndarray], np.ndarray]:
         return lambda weight: weight
     if packing.axes is None or packing.size > _FEW:
         return partial(pack, packing)
-    axes = packing.axes
-    return lambda weight: weight.transpose(axes).copy()
+    return lambda weight: _turned(packing, weight).copy()
+
+
+def _turned(packing: Packing, weight: np.ndarray) -> np.ndarray:
+    """View a weight in the order in which it is packed."""
+    if packing.reverses:
+        weight = weight[:, :, ::-1] if weight.ndim == 3 else weight[:, :, ::-1, ::-1]
+    return weight.transpose(packing.axes)
 
 
 def plan_packing(
@@ -146,19 +154,25 @@ def plan_packing(
                     axes_here = (*axes, *tap_axes, channels)
                     copies.append(_copy(to + tap_to + c * term, source + tap_source + c * c_step, axes_here, dtype))
     order = _all_axes(layout, spec, shape) if half == T.NOT_HALF else None
-    return Packing(layout.size, half, dtype, order, padded, copies, blocks)
+    reverses = bool(layout.taps) and len(layout.taps[0]) > 1 and layout.taps[0][0] > 0
+    return Packing(layout.size, half, dtype, order, reverses, padded, copies, blocks)
 
 
 def _all_axes(layout: Packed, spec: ConvSpec, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Give the weight's axes in their order in a layout that is a mere transposition; else None."""
-    if spec.groups > 1 or layout.taps != (tuple(range(math.prod(shape[2:]))),) or len(layout.columns[0]) != 1:
+    """Give the weight's axes in their order in a layout that is a mere transposition, of reversed taps too; else None."""
+    every = tuple(range(math.prod(shape[2:])))
+    if layout.taps not in ((every,), (every[::-1],)) or layout.merged != (1,) or not layout.columns[0]:
         return None
     c_group, o_group = channels_of(spec, shape)
-    row = len(layout.taps[0]) * c_group if layout.kind == DOT else o_group
-    if layout.merged != (1,) or layout.columns[0][0][T.WEIGHT_K] != row:
-        return None
     kernel, c, o = range(2, len(shape)), 1 - spec.transposed, int(spec.transposed)
-    return (o, *kernel, c) if layout.kind == DOT else (*kernel, c, o)
+    row = layout.columns[0][0][T.WEIGHT_K]
+    if layout.kind == DEPTHWISE:  # all columns share their rows
+        return (*kernel, 1, 0) if c_group == o_group == 1 and row == spec.groups else None
+    if spec.groups > 1 or len(layout.columns[0]) != 1:
+        return None
+    if layout.kind == DOT:
+        return (o, *kernel, c) if row == len(every) * c_group else None
+    return (*kernel, c, o) if row == o_group else None
 
 
 def _sources(spec: ConvSpec, shape: tuple[int, ...], steps: tuple[int, ...], merged: int) -> list[int]:
