@@ -197,7 +197,9 @@ def test_spreading_tiles(dtype: np.dtype, kind: int, terms: int, slide: Slide) -
         a_taps = np.array([3 + h * span * step + k * step for h in range(2) for k in range(slide.taps)])
         b_taps = np.arange(taps) * terms * vectors * width
         margins = [i for i in range(span) if i < slide.left or i >= span - slide.right]
-        spreading = spreading_kernel(dtype, kind, slide, 0 if looped else terms, 0 if looped else step, rows, vectors)
+        spreading = spreading_kernel(
+            dtype, kind, slide, 0 if looped else terms, 0 if looped else step, rows, vectors, looped
+        )
         kernels = spreading, tile_kernel(dtype, kind, rows, vectors)
         for kernel, result, margin in zip(kernels, c, (np.nan, 0), strict=True):
             for tap, i in itertools.product(a_taps[:: slide.taps], margins):

@@ -28,7 +28,7 @@ class Kernels:
     step: int
     """From one column of x to the next where no other channels lie between; else 0."""
     far_rows: int
-    """Rows of the kernel that meet lines of x first, where a depthwise convolution waits for them; else 0."""
+    """Rows of the kernel that meet lines of x first, where tiles that slide wait for these; else 0."""
     far_weights: bool
     written_out: bool
     """Whether dense tiles meet the terms of a run, all of them, one after the other in both operands."""
@@ -56,7 +56,7 @@ class Kernels:
     def _address(self, slide: Slide | None, run: int, rows: int, vectors: int) -> int:
         if slide is not None:
             terms = spreading_terms(run)
-            return spreading_kernel(self.dtype, self.kind, slide, terms, self.step, rows, vectors)
+            return spreading_kernel(self.dtype, self.kind, slide, terms, self.step, rows, vectors, self.far_rows > 0)
         if self.written_out and run in SHORT_RUNS and vectors == 1:
             return short_kernel(self.dtype, self.kind, run, rows)
         if self.far_weights and vectors > 1:

@@ -159,7 +159,7 @@ def plan_packing(
 
 
 def _all_axes(layout: Packed, spec: ConvSpec, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Give the weight's axes in their order in a layout that is a mere transposition, of reversed taps too; else None."""
+    """Give the weight's axes in their order in a layout that only transposes it, or reverses taps too; else None."""
     every = tuple(range(math.prod(shape[2:])))
     if layout.taps not in ((every,), (every[::-1],)) or layout.merged != (1,) or not layout.columns[0]:
         return None

@@ -211,12 +211,14 @@ def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int, far: int = 0) -> in
 
 
 @cache
-def spreading_kernel(dtype: np.dtype, kind: int, slide: Slide, terms: int, step: int, rows: int, vectors: int) -> int:
+def spreading_kernel(
+    dtype: np.dtype, kind: int, slide: Slide, terms: int, step: int, rows: int, vectors: int, far: bool = False
+) -> int:
     """Compile a kernel, not a depthwise one, that loads each number of a row once for all of its taps.
 
     Taps are segments, those of a row of the kernel one after the other; neither operand leaves gaps. `terms`, if not 0,
     is `run`, known now, and so is `step`: from one column of x to the next. Dot products look at neither. In the others
-    all rows start from one: `init_row` is 0.
+    all rows start from one, `init_row` is 0, and of x and c that are `far` away lines are asked for ahead.
     """
     if pure():
         _slides.append(slide)
@@ -225,8 +227,8 @@ def spreading_kernel(dtype: np.dtype, kind: int, slide: Slide, terms: int, step:
     if kind & DOT:
         tile, terms, step = sliding_dot_code(dtype, slide, rows, vectors, width), 0, 0
     else:
-        tile = spreading_code(dtype, kind, slide, terms, step, rows, vectors, width)
-    numbers = "_".join(map(str, (kind, *slide, terms, step)))
+        tile = spreading_code(dtype, kind, slide, terms, step, rows, vectors, far, width)
+    numbers = "_".join(map(str, (kind, *slide, terms, step, int(far))))
     return _compile(tile, f"spread_{dtype.name}_{numbers}_{rows}x{vectors}x{width}")
 
 

@@ -126,13 +126,13 @@ def _lanes_to_a_line(code: VectorCode, o: Operands, step: Any, vectors: int) -> 
 
 
 def spreading_code(
-    dtype: np.dtype, kind: int, slide: Slide, terms: int, step: int, rows: int, vectors: int, width: int
+    dtype: np.dtype, kind: int, slide: Slide, terms: int, step: int, rows: int, vectors: int, far: bool, width: int
 ) -> Any:  # fmt: skip
     """Make the intrinsic of dense tiles, or tiles of small groups, whose window slides along their rows.
 
     Every tap is a segment; those of a row of the kernel follow each other. `terms` of a tap are written out, of 0 as
     many as `run` says; `step` is how far columns of x lie apart, or 0: as `a_row` says. Neither operand leaves gaps. A
-    sum takes its terms tap by tap within each of them.
+    sum takes its terms tap by tap within each of them. Of x and c that are `far` away lines are asked for ahead.
     """
     group, places = group_of(kind), list(itertools.product(range(rows), range(vectors)))
     meetings = slide.reads(rows)
@@ -158,18 +158,18 @@ def spreading_code(
                     sums[m * vectors + v] = code.multiply_add(x, weights[k][i], sums[m * vectors + v])
 
         def tile(a_tile: Any, c: Any, init: Any) -> None:
-            if step:
+            if far and step:
                 # The rows of x are one stream, and so are those of y.
                 for m, v in places:
                     code.prefetch(code.at(row_of(code, c, o.c_row, _TILES_AHEAD * rows + m), v * width))
-            else:
+            elif far:
                 _ask_ahead(code, o, slide, (a_tile, a_step, slide.taps), c, rows, vectors if group else 1, vectors)
             starts = [code.load(code.at(init, v * width), masks[v]) for v in range(vectors)] * rows
             loop = Loop(code, o.taps, starts, slide.taps, tests=True)
             a = code.at(a_tile, builder.load(code.at(o.a_taps, loop.number)))
             b_taps = [code.at(o.b, builder.load(code.at(code.at(o.b_taps, loop.number), k))) for k in range(slide.taps)]
             sums = list(loop.values)
-            if step:
+            if far and step:
                 numbers = rows * slide.stride * step
                 for n in range(0, numbers, LINE // code.size):
                     code.prefetch(code.at(a, _TILES_AHEAD * numbers + n))
