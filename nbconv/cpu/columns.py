@@ -6,7 +6,7 @@ import numpy as np
 
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
-from ..runtime.jit import helper
+from ..runtime.jit import maker
 from ..runtime.threads import get_num_threads, launch
 from ..runtime.twins import twins
 from . import tables as T
@@ -68,7 +68,7 @@ def _fold(first, last, worker, x, columns, start, like, sizes, kernel, channels,
         _fold_row(row, x, columns, start, like, sizes, kernel, channels, call, phase)
 
 
-@helper
+@maker
 def _fold_row(row, x, columns, start, like, sizes, kernel, channels, call, phase):
     """Sum one image row.
 

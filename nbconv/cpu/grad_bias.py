@@ -8,7 +8,7 @@ import numpy as np
 
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
-from ..runtime.jit import helper
+from ..runtime.jit import helper, maker
 from ..runtime.microkernel import DEPTHWISE, run_tile, tile_kernel
 from ..runtime.target import lanes
 from ..runtime.threads import get_num_threads, launch
@@ -91,7 +91,7 @@ def _sum_parts(part, part_end, worker, sums, y, y_start, numbers, kernels, ones,
         _sum_part(here, sums, y, y_start, numbers, kernels, ones, nowhere)
 
 
-@helper
+@maker
 def _sum_part(part, sums, y, y_start, numbers, kernels, ones, nowhere):
     channels, pieces, length, together = numbers[_CHANNELS], numbers[_PIECES], numbers[_LENGTH], numbers[_TOGETHER]
     columns = channels * together

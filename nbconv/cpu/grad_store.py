@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..runtime.jit import helper
+from ..runtime.jit import helper, maker
 from ..runtime.memory import copy_run
 from ..runtime.transpose import transpose_block
 from . import grad_tables as G
@@ -33,7 +33,7 @@ def store_block(grad, grad_start, sums, at, block, call):
         _store_transposed(grad, grad_start, sums, at, block, call)
 
 
-@helper
+@maker
 def _store_transposed(grad, grad_start, sums, at, block, call):
     """Store all taps of the block's channels where they are innermost: (narrow, wide, tap) from (tap, wide, narrow)."""
     width, n = call[G.WIDTH], block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL]
@@ -54,7 +54,7 @@ def _store_transposed(grad, grad_start, sums, at, block, call):
                 source[i] += width
 
 
-@helper
+@maker
 def _store_swapped(grad, grad_start, sums, at, block, call):
     """Store (narrow, wide, tap) from (kernel row, narrow, tap, wide)."""
     width, n = call[G.WIDTH], block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL]
@@ -89,7 +89,7 @@ def _store_by_row(grad, grad_start, sums, at, block, call):
                 to += call[G.GRAD_SECOND]
 
 
-@helper
+@maker
 def _store_by_number(grad, grad_start, sums, at, block, call):
     """Store any strides and types; of merged groups, only the products of a group with itself."""
     n, n_wide = block[G.BLOCK_CHANNEL_END] - block[G.BLOCK_CHANNEL], block[G.BLOCK_WIDE_END] - block[G.BLOCK_WIDE]

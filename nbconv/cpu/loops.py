@@ -104,15 +104,16 @@ def _run_chunk(
     low, high = plan[column + T.CHANNEL], plan[column_end - T.COLUMN_FIELDS + T.CHANNEL_END]
     width = high - low - plan[T.GROUP_CHANNELS] + plan[chunk + T.CHUNK_CHANNEL_END] - plan[chunk + T.CHUNK_CHANNEL]
     panel_row = padded_row((tap_end - tap) * width)
-    for s in range(segment, segment_end):
-        notes[plan[T.PANEL_SEGMENTS] + s] = (s - segment) * plan[phase + T.SEGMENT_TAPS] * width
-    for i in range(strip, strip_end, S.STRIP_FIELDS):
-        if notes[i + S.PART] & S.GATHERED:
-            fill_panel(
-                work, notes[i + S.PANEL] * panel_row, panel_row, x, x_start, notes[i + S.POSITION],
-                notes[i + S.ROWS] * notes[i + S.TILES],
-                tap, tap_end, low + plan[chunk + T.CHUNK_CHANNEL], width, plan, plan[phase:],
-            )  # fmt: skip
+    if plan[T.PANEL_SIZE] > 0:
+        for s in range(segment, segment_end):
+            notes[plan[T.PANEL_SEGMENTS] + s] = (s - segment) * plan[phase + T.SEGMENT_TAPS] * width
+        for i in range(strip, strip_end, S.STRIP_FIELDS):
+            if notes[i + S.PART] & S.GATHERED:
+                fill_panel(
+                    work, notes[i + S.PANEL] * panel_row, panel_row, x, x_start, notes[i + S.POSITION],
+                    notes[i + S.ROWS] * notes[i + S.TILES],
+                    tap, tap_end, low + plan[chunk + T.CHUNK_CHANNEL], width, plan, plan[phase:],
+                )  # fmt: skip
     exchange = plan[T.EXCHANGE]
     in_scratch = exchange != NOTHING
     first_channel = plan[column + T.OUT_CHANNEL]

@@ -14,6 +14,7 @@ from numba import extending
 from numba.core import types
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.cpu import CPUTargetOptions
 from numba.core.typing import templates
 
 from . import cache
@@ -27,6 +28,7 @@ __all__ = [
     "compiler_lock",
     "emitted",
     "helper",
+    "maker",
     "overload",
     "pure",
     "serial",
@@ -43,6 +45,8 @@ compiler_lock = global_compiler_lock
 F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+# Private, and handed on to what is called; without it helpers count references, which only costs.
+_COUNTS = "_nrt" if hasattr(CPUTargetOptions, "_nrt") else None
 
 
 def pure() -> bool:
@@ -65,9 +69,22 @@ def serial(function: F) -> F:
     return compile_on_use(function)
 
 
+def _counting(counts: bool) -> dict[str, Any]:
+    return {} if _COUNTS is None else {_COUNTS: counts}
+
+
 def helper(function: F) -> F:
-    """Compile for one thread, to be called by compiled code only: cheaper to compile."""
-    return numba.njit(**_COMMON, **link_only())(function)
+    """Compile for one thread, to be called by compiled code only: cheaper to compile.
+
+    It makes no arrays, and borrows those that it is given: to count its references to them would take as long as a
+    small tile.
+    """
+    return numba.njit(**_counting(False), **_COMMON, **link_only())(function)
+
+
+def maker(function: F) -> F:
+    """Compile a helper that makes arrays."""
+    return numba.njit(**_counting(True), **_COMMON, **link_only())(function)
 
 
 def overload(plain: Callable[..., Any]) -> Callable[[F], F]:
