@@ -74,11 +74,16 @@ def measure(case: Case) -> Row:
 
 
 def best_times(calls: dict[str, Callable[[], Any]], seconds: float = SECONDS) -> dict[str, float]:
-    """Shortest time of each call, taken in turn so that a disturbance meets all of them."""
+    """Shortest time of each call, taken in turn so that a disturbance meets all of them.
+
+    Who comes after another finds its memory given back to the system and its data out of the caches: so each turn begins
+    with a call that is not timed, as in `compare`.
+    """
     best = dict.fromkeys(calls, math.inf)
     end, rounds = time.perf_counter() + seconds * len(calls), 0
     while rounds < 3 or time.perf_counter() < end:
         for name, call in calls.items():
+            call()
             start = time.perf_counter()
             call()
             best[name] = min(best[name], time.perf_counter() - start)
