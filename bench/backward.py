@@ -76,7 +76,7 @@ def measure(case: Case) -> Row:
 def best_times(calls: dict[str, Callable[[], Any]], seconds: float = SECONDS) -> dict[str, float]:
     """Shortest time of each call, taken in turn so that a disturbance meets all of them.
 
-    Who comes after another finds its memory given back to the system and its data out of the caches: so each turn begins
+    Who comes after another finds memory given back to the system, and its data out of the caches: so each turn begins
     with a call that is not timed, as in `compare`.
     """
     best = dict.fromkeys(calls, math.inf)

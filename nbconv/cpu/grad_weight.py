@@ -209,6 +209,7 @@ def _add_chunk(
             if run <= 0:
                 continue
             pixel = segment[G.SEGMENT_PIXEL] + (begin - segment[G.SEGMENT_FIRST]) * segment[G.SEGMENT_PIXEL_STEP]
+            # The segment of all taps is left to windows, where these take the line.
             lines = alone if call[G.WINDOWS] and s == 0 else count
             if gathered:
                 _add_segment(

@@ -232,9 +232,8 @@ class _Builder:
     def _choose_kernels(self) -> Kernels:
         geometry, layout, memory = self.geometry, self.layout, self.memory
         inputs = geometry.n * self.channels * self.h.size * self.w.size
-        # x comes from memory, and each line has few uses.
-        is_far = inputs + math.prod(geometry.output_shape) > self.blocking.remote
-        is_far = is_far and self.h.taps * self.w.taps <= MOST_FAR_TAPS
+        is_remote = inputs + math.prod(geometry.output_shape) > self.blocking.remote
+        is_far = is_remote and self.h.taps * self.w.taps <= MOST_FAR_TAPS  # each line has few uses
         columns = [column for phase in self.phases for column in phase.columns]
         leaves_gaps = (
             self.open == T.ALL_OPEN

@@ -199,8 +199,8 @@ def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int) -> int:
 def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int, far: int = 0) -> int:
     """Compile a depthwise kernel that loads each vector of a row once for all of its taps; `run` is `slide.taps`.
 
-    It serves any number of columns, and all rows start from one: `init_row` is 0. It asks ahead for
-    lines of x that the last `far` rows of the kernel meet.
+    It serves any number of columns, and all rows start from one: `init_row` is 0. It asks ahead for lines of x that the
+    last `far` rows of the kernel meet.
     """
     if pure():
         _slides.append(slide)

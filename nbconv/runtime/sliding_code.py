@@ -20,7 +20,9 @@ from .vector_code import I64, VectorCode
 __all__ = ["Slide", "correlating_code", "sliding_code", "spreading_code"]
 
 _TERMS = 4  # of a correlation, that share their loads
-_ALIGNED_VECTORS = 6, 4  # of a row that pay for one more, by which none lies across two lines; if it strides, loads too
+# Vectors of a row that pay for one more, by which none lies across two lines of the cache: where windows move by single
+# steps, and where they move further and load more.
+_ALIGNED_VECTORS = 6, 4
 _TILES_AHEAD = 8  # short tiles go through that many while memory answers
 
 
