@@ -13,13 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..geometry import UNIT_PHASE, Axis, Geometry
-from ..runtime.microkernel import (
-    DENSE,
-    DEPTHWISE,
-    DOT,
-    NARROW,
-    kind_lanes,
-)
+from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, kind_lanes
 from ..runtime.threads import is_one_call, is_shared
 from . import tables as T
 from .chunks import cut_reduction, even_cuts
@@ -35,6 +29,7 @@ from .tiles import (
     LARGE_WINDOW,
     MOST_FAR_TAPS,
     blocking,
+    edges_pay,
     is_better_sliding,
     max_dot_rows,
     max_grouped_rows,
@@ -183,7 +178,12 @@ class _Builder:
         is_open = in_place and geometry.spec.padding_mode == "zeros" and finite
         if self.spreads or (is_open and layout.kind == DEPTHWISE and self._has_one_chunk()):
             return T.ALL_OPEN, in_place, panels_only
-        return (T.LINES_OPEN if is_open and geometry.spec.ndim == 2 else T.CLOSED), in_place, panels_only
+        if not is_open or geometry.spec.ndim == 1:
+            return T.CLOSED, in_place, panels_only
+        fuses = layout.kind == DENSE and all(self._fused_taps(p, in_place) == p.w.axis.taps for p in self.phases)
+        window = self.w, self.h.taps, self.group_channels
+        by_edges = fuses and self._has_one_chunk() and edges_pay(*window, full_rows, self.widest, self.lanes)
+        return (T.ALL_OPEN if by_edges else T.LINES_OPEN), in_place, panels_only
 
     def build(self) -> Plan:
         call = self._start_call()
@@ -202,7 +202,7 @@ class _Builder:
         jobs = self._number_jobs(call, rows)
         panel_terms, runs = 1, []
         for row, phase in zip(rows, self.phases, strict=True):
-            segments.add(row, phase, self._fused_taps(phase))
+            segments.add(row, phase, self._fused_taps(phase, self.in_place))
             taps = phase.h.axis.taps * phase.w.axis.taps if self.geometry.c_in else 0
             # All rows of a tile, with the channels of all of a job's groups, must fit in the panel.
             fitting = taps if self.open == T.ALL_OPEN else self.blocking.panel // (self.panel_channels * self.rows)
@@ -269,7 +269,7 @@ class _Builder:
             row[T.JOB_END] = end
         return len(rows) * max(counts) if in_turn else sum(counts)
 
-    def _fused_taps(self, phase: LaidPhase) -> int:
+    def _fused_taps(self, phase: LaidPhase, in_place: bool) -> int:
         """Give the taps of a row of the kernel that one segment takes: all of them, or one."""
         taps_w, channels = phase.w.axis.taps, self.group_channels
         if self.layout.kind == DEPTHWISE:
@@ -277,7 +277,7 @@ class _Builder:
         if self.depthwise or self.spreads or self.geometry.groups > 1 or not phase.h.axis.taps or taps_w < 2:
             return 1
         _, _, step_w, step_c = self.memory.x_steps
-        x_fuses = not self.in_place or (step_c == 1 and step_w == channels and phase.w.axis.dilation == 1)
+        x_fuses = not in_place or (step_c == 1 and step_w == channels and phase.w.axis.dilation == 1)
         return taps_w if x_fuses and weights_fuse(self.layout, phase, channels) else 1
 
     def _cut_blocks(self, row: list[int], phase: LaidPhase) -> int:

@@ -6,12 +6,14 @@ other operand comes straight from memory (AVX-512) or takes one register more.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from ..geometry import Axis
 from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, grouped
 from ..runtime.target import host_target
 
@@ -23,6 +25,7 @@ __all__ = [
     "Blocking",
     "blocking",
     "dense_kind",
+    "edges_pay",
     "full_tiles",
     "is_better_sliding",
     "is_small_group",
@@ -80,6 +83,8 @@ _FEW_CHANNELS = 4
 
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 _COPY_CYCLES = 40
+# Cycles from a multiply-add to the next one of the same sum, of which two start in each.
+_LATENCY = 4
 
 
 class Blocking(NamedTuple):
@@ -231,6 +236,24 @@ def rim_grows(rows: int, vectors: int, taps_h: int, row_terms: int, lanes: int) 
     """
     terms = taps_h * row_terms
     return terms * vectors > rows * (taps_h * _COPY_CYCLES + terms // lanes)
+
+
+def edges_pay(w: Axis, taps_h: int, channels: int, rows: int, vectors: int, lanes: int) -> bool:
+    """Weigh taps left out where a line's windows cross its ends, position by position, against copies of all of them.
+
+    A tile of one row waits for the latency of each multiply-add. In cycles, for tiles of `rows` x `vectors`.
+    """
+    first, end = w.interior
+    rim = itertools.product((*range(first), *range(end, w.out)), range(w.taps))
+    met = sum(0 <= place * w.stride + tap * w.dilation - w.lo < w.size for place, tap in rim)
+    terms = w.taps * taps_h * channels
+    copy = taps_h * _COPY_CYCLES + terms // lanes
+
+    def gathered(positions: int) -> float:
+        alone = positions * copy + terms * max(_LATENCY, positions * vectors / 2)
+        return min(alone, rows * copy + terms * positions * vectors / 2)
+
+    return met * taps_h * channels * max(_LATENCY, vectors / 2) < sum(gathered(n) for n in (first, w.out - end) if n)
 
 
 def split_columns(vectors: int, widest: int) -> list[int]:
