@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 import nbconv
+from bench.floors import peak_contestant, spin_flops
 from tests import reference
 from tests.cases import PERF_CASES, Case
 from tests.helpers import Array, real_numbers, rng_for
@@ -196,9 +197,7 @@ def report(rows: Sequence[Row]) -> bool:
 
 
 def weight_shares(names: Sequence[str] = PEAK_SHAPES) -> list[tuple[Case, float]]:
-    """Give the share of the multiply-add peak that grad_weight alone reaches, in percent."""
-    from nbconv.runtime.peak import measure_peak
-
+    """Give the share of the multiply-add peak, measured in turn with it, that grad_weight alone reaches, in percent."""
     shares = []
     for case in PERF_CASES:
         if case.name in names:
@@ -211,8 +210,8 @@ def weight_shares(names: Sequence[str] = PEAK_SHAPES) -> list[tuple[Case, float]
             def call(peer: TorchPeer = peer, run: Any = run, case: Case = case) -> Any:
                 return run(peer.grad_output, peer.x, peer.weight, **case.params, needs=("weight",))
 
-            seconds = best_times({"ours": call}, 2.0)["ours"]
-            shares.append((case, 200.0 * case.macs / seconds / measure_peak("float32")))
+            times = best_times({"ours": call, "peak": peak_contestant().call}, 2.0)
+            shares.append((case, 200.0 * case.macs / times["ours"] * times["peak"] / spin_flops()))
     return shares
 
 

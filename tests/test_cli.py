@@ -12,6 +12,7 @@ import pytest
 import nbconv
 from nbconv.__main__ import COMMANDS, main
 from nbconv.examples.wav import SAMPLE_FORMATS, Wav, write_wav
+from nbconv.runtime.interrupts import interrupts_wait
 
 COMMAND = [sys.executable, "-m", "nbconv"]
 # The package under test, wherever the command is run.
@@ -147,6 +148,21 @@ def test_a_reader_that_leaves_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(120) == 141
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+def test_ctrl_c_waits_for_the_compiler():
+    done = []
+
+    def work() -> None:
+        with interrupts_wait():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append(sum(range(1000)))
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")

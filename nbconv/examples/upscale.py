@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 import nbconv
 from nbconv.examples.wav import SAMPLE_FORMATS, Wav, WavError, check_fits, read_wav, write_wav
+from nbconv.runtime.interrupts import interrupts_wait
 
 __all__ = ["add_arguments", "design_filters", "made_sound", "polyphase_weight", "run", "upscale"]
 
@@ -201,7 +202,8 @@ def _upscale_timed(samples: Array, filters: Sequence[Array]) -> tuple[Array, Tim
     weights = [polyphase_weight(taps, channels if dense else 1).astype(samples.dtype) for taps in filters]
     x = samples[None] if dense else samples.T[:, :, None]
     start = time.perf_counter()
-    upscale(x[:, : MADE_SECONDS * MADE_RATE], weights)
+    with interrupts_wait():
+        upscale(x[:, : MADE_SECONDS * MADE_RATE], weights)
     prepare = time.perf_counter() - start
     times: list[float] = []
     while sum(times) < LEAST_SECONDS:
