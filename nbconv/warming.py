@@ -20,7 +20,8 @@ _OPS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d")
 
 Step = tuple[str, Callable[[], Any]]
 
-_WINDOWS = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))  # taps and strides of depthwise layers in image networks
+# Taps and strides of depthwise layers, of networks for images, and for sounds, whose windows have a single row.
+_WINDOWS = {False: ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1)), True: ((3, 1), (5, 1), (7, 1))}
 
 
 def warmup(
@@ -87,7 +88,7 @@ def _dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     """Name every step and what does it; of two steps with one name, one is enough."""
     from .cpu.backend import activation_address
-    from .cpu.loops import brief_entry, exchange_rows
+    from .cpu.loops import direct_entry, exchange_rows
     from .cpu.tiles import MOST_FAR_TAPS, SHORT_RUNS, dense_kind, full_tiles, max_narrow_rows, max_rows, sliding_rows
     from .runtime.calls import addition
     from .runtime.entry import can_enter
@@ -97,7 +98,8 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     yield f"{dtype} loops", partial(_convolve, dtype, 64, threads=1)
     yield f"{dtype} loops, threads", partial(_convolve, dtype, 4096, threads=2)
     if can_enter():
-        yield f"{dtype} brief calls", partial(brief_entry, compute, dtype)
+        for length, releases in ("brief", False), ("longer", True):
+            yield f"{dtype} {length} calls", partial(direct_entry, compute, dtype, releases)
     stored = np.dtype(np.uint16) if dtype.itemsize == 2 else compute
     yield f"{dtype} rows with gaps", partial(exchange_rows, compute, stored)
     yield f"{dtype} columns", partial(_columns, dtype)
@@ -109,13 +111,13 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
         if run <= kind_lanes(kind, compute):
             for rows in range(1, (max_narrow_rows(1) if kind == NARROW else max_rows(1, False)) + 1):
                 yield f"{compute} run of {run}, tile {rows}x1", partial(short_kernel, compute, kind, run, rows)
-    for taps, stride in _WINDOWS:
-        places = (0, min(stride, taps)) if taps * taps <= MOST_FAR_TAPS else (0,)
+    for even, (taps, stride) in ((even, window) for even, windows in _WINDOWS.items() for window in windows):
+        places = (0, min(stride, taps)) if not even and taps * taps <= MOST_FAR_TAPS else (0,)
         for rows, left, right, far in itertools.product(sliding_rows(taps), *[(0, taps // 2)] * 2, places):
             slide = Slide(taps, stride, 1, left, right)
-            place = ", far" if far else ""
-            name = f"{compute} window of {taps} by {stride}, {rows} rows, margins {left} and {right}{place}"
-            yield name, partial(sliding_kernel, compute, slide, rows, far)
+            place = "single" if even else "far" if far else "near"
+            name = f"{compute} window of {taps} by {stride}, {place}, {rows} rows, margins {left} and {right}"
+            yield name, partial(sliding_kernel, compute, slide, rows, even, far)
     for activation, parameter in ACTIVATIONS.items():
         yield f"{compute} {activation}", partial(activation_address, (activation, parameter), compute)
     for name in ("float16", "bfloat16") if dtype.itemsize == 2 else (dtype.name,):

@@ -137,6 +137,7 @@ def test_narrow_tiles(dtype: np.dtype, run: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("taps", [1, 2], ids=("even", "of two rows"))
 @pytest.mark.parametrize(
     "slide",
     [
@@ -145,23 +146,24 @@ def test_narrow_tiles(dtype: np.dtype, run: int) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_sliding_tiles(dtype: np.dtype, slide: Slide) -> None:
+def test_sliding_tiles(dtype: np.dtype, slide: Slide, taps: int) -> None:
     """They give what plain depthwise tiles give, to the bit, and read nothing in their margins."""
-    rng, width, taps, tiles = np.random.default_rng(0), lanes(dtype), 2, 1 if slide.left or slide.right else 2
-    step = 9 * width
-    cases = (sliding_rows(slide.taps)[0], 1, width - 1, 0), (3, 2, width, 1), (1, 2, 1, 2), (2, 8, 2, 3)
+    rng, width, tiles = np.random.default_rng(0), lanes(dtype), 1 if slide.left or slide.right else 2
+    step = 70 * width
+    whole = sliding_rows(slide.taps)[0]
+    # Long rows that begin in the middle of a line, in both operands, are cut where lines begin, and into blocks.
+    cases = (whole, 1, width - 1, 0), (3, 2, width, 1), (1, 2, 1, 2), (2, 8, 2, 3), (4, 69, 5, 3)
     for rows, vectors, last, start in cases:
         columns = (vectors - 1) * width + last
         span = (rows * tiles - 1) * slide.stride + (slide.taps - 1) * slide.dilation + 1
-        # Long rows that begin in the middle of a line, in both operands, are cut where lines begin.
         a = from_line(rng.standard_normal((2 * span + 2) * step), dtype, start)
         b = rng.standard_normal(taps * slide.taps * vectors * width).astype(dtype)
-        bias, c_row = rng.standard_normal(columns).astype(dtype), columns + GAP
+        bias, c_row = rng.standard_normal(columns).astype(dtype), step if taps == 1 else columns + GAP
         c = [from_line(np.full(rows * tiles * c_row, np.nan), dtype, start) for _ in range(2)]
         a_taps, b_taps = np.array([0, (span + 1) * step]), np.arange(taps) * slide.taps * vectors * width
         margins = [i for i in range(span) if i < slide.left or i >= span - slide.right]
-        far = min(2, rows // 2)
-        kernels = sliding_kernel(dtype, slide, rows, far), tile_kernel(dtype, DEPTHWISE, rows, vectors)
+        far = min(taps, rows // 2)
+        kernels = sliding_kernel(dtype, slide, rows, taps == 1, far), tile_kernel(dtype, DEPTHWISE, rows, vectors)
         for kernel, result, margin in zip(kernels, c, (np.nan, 0), strict=True):
             for tap, i in itertools.product(a_taps, margins):
                 a[tap + i * step :][:columns] = margin
@@ -170,7 +172,7 @@ def test_sliding_tiles(dtype: np.dtype, slide: Slide) -> None:
                 0, taps, slide.taps, bias, 0, 0, result, 0, c_row, columns, tiles,
             )  # fmt: skip
         np.testing.assert_array_equal(*c)
-        assert np.isnan(c[0]).sum() == rows * tiles * GAP
+        assert np.isnan(c[0]).sum() == rows * tiles * (c_row - columns)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

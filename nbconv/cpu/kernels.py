@@ -27,6 +27,8 @@ class Kernels:
     """Whether these are windows of tiles that are not depthwise."""
     step: int
     """From one column of x to the next where no other channels lie between; else 0."""
+    even: bool
+    """Whether windows have one row, and rows of x and of y lie alike."""
     far_rows: int
     """Rows of the kernel that meet lines of x first, where tiles that slide wait for these; else 0."""
     far_weights: bool
@@ -47,7 +49,7 @@ class Kernels:
         kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
         for rows in tile_sizes:
             if slide is not None and not self.spreads:
-                kernels[:, rows] = sliding_kernel(self.dtype, slide, rows, self.far_rows)
+                kernels[:, rows] = sliding_kernel(self.dtype, slide, rows, self.even, self.far_rows)
             else:
                 for vectors in self.widths:
                     kernels[vectors, rows] = self._address(slide, run, rows, vectors)

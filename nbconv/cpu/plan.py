@@ -21,7 +21,7 @@ from .kernels import Kernels
 from .layout import Layout, Packed
 from .loops import exchange_rows
 from .panels import padded_row
-from .plan_rows import LaidPhase, Memory, Table, call_row, list_phases, outputs_times_taps, phase_row
+from .plan_rows import LaidPhase, Memory, Table, call_row, lie_alike, list_phases, outputs_times_taps, phase_row
 from .segments import Segments, weights_fuse
 from .strips import STRIP_FIELDS, Margins, Strip, cut_line
 from .tiles import (
@@ -63,6 +63,8 @@ class Plan:
     output_shape: tuple[int, ...]
     merged: int
     """Copies of the bias that the widest phase needs side by side."""
+    slides: bool
+    """Whether its tiles are depthwise ones whose window slides."""
 
 
 def _round_up(number: int, step: int) -> int:
@@ -227,6 +229,7 @@ class _Builder:
             call[T.NOTES_SIZE] * workers,
             self.geometry.output_shape,
             max(self.layout.merged),
+            self.slides and not self.spreads,
         )
 
     def _choose_kernels(self) -> Kernels:
@@ -246,6 +249,7 @@ class _Builder:
             dtype=memory.compute,
             slides=self.slides,
             spreads=self.spreads,
+            even=len(geometry.axes) == 1 and not self.scratch and lie_alike(memory, self.phases),
             step=self.group_channels if memory.x_steps[2] == self.group_channels else 0,
             far_rows=max((min(p.h.axis.stride, p.h.axis.taps) for p in self.phases), default=0) if is_far else 0,
             far_weights=self.far,

@@ -15,7 +15,17 @@ from ..runtime.microkernel import DOT
 from . import tables as T
 from .layout import Layout
 
-__all__ = ["LaidPhase", "Memory", "Table", "call_row", "list_phases", "outputs_times_taps", "phase_row", "plan_windows"]
+__all__ = [
+    "LaidPhase",
+    "Memory",
+    "Table",
+    "call_row",
+    "lie_alike",
+    "list_phases",
+    "outputs_times_taps",
+    "phase_row",
+    "plan_windows",
+]
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,11 @@ def outputs_times_taps(phases: Sequence[LaidPhase]) -> int:
         p.h.axis.taps * p.w.axis.taps * p.h.axis.out * p.w.axis.out * sum(c[T.COLUMNS] for c in p.columns)
         for p in phases
     )
+
+
+def lie_alike(memory: Memory, phases: Sequence[LaidPhase]) -> bool:
+    """Say whether positions along a line lie as far apart in y as columns in x."""
+    return memory.x_steps[2] == memory.y_steps[2] and all(phase.w.out_step == 1 for phase in phases)
 
 
 class Table:

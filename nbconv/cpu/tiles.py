@@ -39,6 +39,7 @@ __all__ = [
     "max_vectors",
     "rim_grows",
     "rows_apart",
+    "sets_apart",
     "sliding_rows",
     "split_columns",
     "spreading_rows",
@@ -52,6 +53,8 @@ _DENSE_ROWS = {32: {1: 24, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
 _MOST_REDUCING_VECTORS = 3
 # L1 keeps lines that lie a multiple of a way's size apart in one set, of 8 lines or more.
 _WAY_BYTES, _ROWS_OF_A_SET = 4096, 8
+# Rows of both operands of a depthwise tile that all lie in so few sets, or fewer, do not stay in L1 together.
+_FEW_SETS = 4
 # On halves of registers two multiply-adds start a cycle: rows as far as their addresses stay in registers.
 _NARROW_ROWS = {1: 9, 2: 12, 3: 9, 4: 6}
 # Dot tiles: columns -> rows. Each vector along the reduction is loaded once for all columns of its row.
@@ -129,6 +132,12 @@ def rows_apart(rows: int, row_bytes: int) -> int:
     """Give the rows of a tile, at most so many, that do not push each other out of L1, so many bytes apart."""
     sets = _WAY_BYTES // math.gcd(_WAY_BYTES, abs(row_bytes) or 1)
     return min(rows, _ROWS_OF_A_SET * sets)
+
+
+def sets_apart(row_bytes: int) -> int:
+    """Give the bytes after which rows so many apart come back to a set of L1, or 0 where they lie in many sets."""
+    period = math.gcd(_WAY_BYTES, row_bytes)
+    return period if period >= _WAY_BYTES // _FEW_SETS else 0
 
 
 def max_narrow_rows(vectors: int) -> int:

@@ -53,7 +53,7 @@ def sliding_dot_code(dtype: np.dtype, slide: Slide, rows: int, columns: int, wid
     def emit(code: VectorCode, o: Operands) -> None:
         builder = code.builder
         x_rows = Rows(code, builder.sdiv(o.a_row, I64(slide.stride)), max(meetings, default=0) + 1)
-        w_rows = Rows(code, o.b_k, columns, slide.taps)
+        w_rows = Rows(code, o.b_k, *[columns] * slide.taps)
 
         def add(sums: list[Any], x: Sequence[Any], w: Sequence[Any], lanes: Any) -> None:
             weights = [[code.load(w_rows.at(w, v, k), lanes) for v in range(columns)] for k in range(slide.taps)]

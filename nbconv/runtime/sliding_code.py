@@ -23,6 +23,7 @@ _TERMS = 4  # of a correlation, that share their loads
 # Vectors of a row that pay for one more, by which none lies across two lines of the cache: where windows move by single
 # steps, and where they move further and load more.
 _ALIGNED_VECTORS = 6, 4
+_BLOCK_VECTORS = 512  # of both operands and the weights, that L1 keeps until the next tile, 32 of 48 KB
 _TILES_AHEAD = 8  # short tiles go through that many while memory answers
 
 
@@ -45,11 +46,15 @@ class Slide(NamedTuple):
         return {step: pairs for step, pairs in sorted(meetings.items()) if self.left <= step < end}
 
 
-def sliding_code(dtype: np.dtype, slide: Slide, rows: int, far: int, width: int) -> Any:
+def sliding_code(dtype: np.dtype, slide: Slide, rows: int, even: bool, far: int, width: int) -> Any:
     """Make the intrinsic of tiles of any number of columns whose window slides along their rows.
 
     The vectors of a row are loaded from left to right, one column of them after the other; a sum still takes its terms
     in the same order. Where x is far away, the last `far` rows of the kernel are the first to meet its lines.
+
+    The usual window of a single row is `even`: rows of c lie one step of x apart. Its tile has no loop over rows of the
+    kernel and one set of addresses: half as many instructions, so that the processor, which looks some hundreds of them
+    ahead, asks for lines of more tiles at once.
     """
     meetings = slide.reads(rows)
     first_new = rows * slide.stride  # of the columns of x: those that the next tile is the first to read
@@ -57,8 +62,27 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, far: int, width: int)
     def emit(code: VectorCode, o: Operands) -> None:
         builder = code.builder
         x_step = o.a_row if slide.stride == 1 else builder.sdiv(o.a_k, I64(slide.dilation))
-        y_rows = Rows(code, o.c_row, rows)
         head = _lanes_to_a_line(code, o, x_step, _ALIGNED_VECTORS[slide.stride > 1])
+        # Where rows are long, all tiles go through one block of columns, whose weights and last rows are still in L1,
+        # before the next. The first block is shorter, so that the others begin where lines do.
+        a_column = builder.add(builder.mul(o.taps, I64(len(meetings) + slide.taps)), I64(rows))
+        most = builder.mul(builder.add(builder.udiv(I64(_BLOCK_VECTORS), a_column), I64(1)), I64(width))
+        short = I64(width - 1)
+        blocks = builder.add(builder.udiv(builder.add(builder.sub(o.columns, head), short), most), I64(1))
+        outer = Loop(code, blocks, [head, o.columns, o.a, o.b, o.c, o.init], tests=False)
+        head, left, *places = outer.values
+        here = builder.sub(builder.add(head, most), I64(width))
+        here = builder.select(builder.icmp_signed("<", left, here), left, here)
+        a, b, c, init = places
+        sweep(code, o._replace(a=a, b=b, c=c, init=init, columns=here), x_step, head)
+        left = builder.sub(left, here)
+        head = builder.select(builder.icmp_signed("<", left, I64(width)), left, I64(width))
+        outer.close([head, left, *(code.at(place, here) for place in places)])
+
+    def sweep(code: VectorCode, o: Operands, x_step: Any, head: Any) -> None:
+        builder, w_rows = code.builder, Rows(code, o.b_k, slide.taps)
+        # Of c and, where they lie alike, of x.
+        rows_at = Rows(code, x_step, rows, max(meetings, default=0) + 1) if even else Rows(code, o.c_row, rows)
         count = builder.udiv(builder.add(builder.sub(o.columns, head), I64(2 * width - 1)), I64(width))
 
         def walk(here: Any, places: Iterable[int]) -> Iterator[Any]:
@@ -68,25 +92,41 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, far: int, width: int)
                 here, reached = row_of(code, here, x_step, place - reached) if place > reached else here, place
                 yield here
 
+        def add_row(sums: list[Any], mask: Any, x_places: Iterator[Any], w_places: Iterator[Any]) -> list[Any]:
+            weights = [code.load(place) for place in w_places]
+            for place, pairs in zip(x_places, meetings.values(), strict=True):
+                x = code.load(place, mask)
+                for m, k in pairs:
+                    sums[m] = code.multiply_add(x, weights[k], sums[m])
+            return sums
+
         def tile(a_tile: Any, c_tile: Any, init_tile: Any) -> None:
             new = [code.at(a_tile, builder.load(code.at(o.a_taps, _from_last(code, o.taps, i)))) for i in range(far)]
-            pointers = [init_tile, a_tile, o.b, *new]
-            loop = Loop(code, count, [head, o.columns, *pointers, *y_rows.begin(c_tile)], tests=False)
+            if even:
+                a, b = (code.at(start, builder.load(at)) for start, at in ((a_tile, o.a_taps), (o.b, o.b_taps)))
+                pointers, begins = [init_tile, *new], [*rows_at.begin(c_tile, a), *w_rows.begin(b)]
+            else:
+                pointers, begins = [init_tile, *new, a_tile, o.b], rows_at.begin(c_tile)
+            loop = Loop(code, count, [head, o.columns, *pointers, *begins], tests=False)
             lanes, left, *values = loop.values
-            (init, a, b, *new), c_places = values[: len(pointers)], y_rows.hide(values[len(pointers) :])
-            mask, c = code.first_lanes(lanes), [y_rows.at(c_places, m) for m in range(rows)]
-            for line in itertools.chain(*(walk(n, range(first_new, 2 * first_new)) for n in new)):
+            pointers, values = values[: len(pointers)], values[len(pointers) :]
+            places, w_places = rows_at.hide(values[: rows_at.size]), w_rows.hide(values[rows_at.size :])
+            mask = code.first_lanes(lanes)
+            for line in itertools.chain(*(walk(n, range(first_new, 2 * first_new)) for n in pointers[1 : 1 + far])):
                 code.prefetch(line)
 
             def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
-                weights = [code.load(row_of(code, b_tap, o.b_k, k)) for k in range(slide.taps)]
-                for address, pairs in zip(walk(a_tap, meetings), meetings.values(), strict=True):
-                    x = code.load(address, mask)
-                    for m, k in pairs:
-                        sums[m] = code.multiply_add(x, weights[k], sums[m])
-                return sums
+                weights = (row_of(code, b_tap, o.b_k, k) for k in range(slide.taps))
+                return add_row(sums, mask, walk(a_tap, meetings), weights)
 
-            sums = over_taps(code, o, a, b, [code.load(init, mask)] * rows, products)
+            sums = [code.load(pointers[0], mask)] * rows
+            if even:
+                weights = (w_rows.at(w_places, k) for k in range(slide.taps))
+                sums = add_row(sums, mask, (rows_at.at(places, place, 1) for place in meetings), weights)
+            else:
+                a, b = pointers[-2:]
+                sums = over_taps(code, o, a, b, sums, products)
+            c = [rows_at.at(places, m) for m in range(rows)]
             # Without masks on vectors of 32 bytes: there a masked store is many instructions.
             with builder.if_else(builder.icmp_signed("==", lanes, I64(width))) as (whole, part):
                 for branch, stored in (whole, None), (part, mask):
@@ -95,8 +135,8 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, far: int, width: int)
                             code.store(value, to, stored)
             left = builder.sub(left, lanes)
             following = builder.select(builder.icmp_signed("<", left, I64(width)), left, I64(width))
-            moved = [code.at(pointer, lanes) for pointer in (init, a, b, *new)]
-            loop.close([following, left, *moved, *y_rows.move(c_places, lanes)])
+            moved = [*(code.at(place, lanes) for place in pointers), *rows_at.move(places, lanes)]
+            loop.close([following, left, *moved, *w_rows.move(w_places, lanes)])
 
         over_tiles(code, o, rows, tile)
 
@@ -233,7 +273,7 @@ def correlating_code(
             whole, b = builder.and_(o.run, I64(-_TERMS)), b_tap
             a_lines = [row_of(code, a_tap, o.ahead_step, line) for line in range(lines)]
             for count, terms, meetings in (whole, _TERMS, together), (builder.sub(o.run, whole), 1, alone):
-                x_rows, w_rows = Rows(code, a_step, max(meetings) + 1, lines), Rows(code, o.b_k, terms)
+                x_rows, w_rows = Rows(code, a_step, *[max(meetings) + 1] * lines), Rows(code, o.b_k, terms)
                 x_end, w_end = x_rows.size, x_rows.size + w_rows.size
                 loop = Loop(code, count, [*x_rows.begin(*a_lines), *w_rows.begin(b), *sums], terms, tests=True)
                 x_here, w_here = x_rows.hide(loop.values[:x_end]), w_rows.hide(loop.values[x_end:w_end])
@@ -247,7 +287,7 @@ def correlating_code(
                             sums[i] = code.multiply_add(x, factors[k], sums[i])
                 x_next = x_rows.move(x_here, builder.mul(o.a_k, I64(terms)))
                 ends = loop.close([*x_next, *w_rows.move(w_here, builder.mul(o.b_k, I64(terms))), *sums])
-                a_lines = [ends[line * x_rows.per_start] for line in range(lines)]
+                a_lines = [ends[place] for place in x_rows.first_places]
                 b, sums = ends[x_end], ends[w_end:]
             return sums
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -102,17 +103,21 @@ class Rows:
     So what they are computed from goes through the loop hidden from it. x86 adds 1, 2, 4 or 8 steps for nothing.
     """
 
-    def __init__(self, code: VectorCode, step: Any, rows: int, starts: int = 1) -> None:
-        self.code, self.step = code, step
-        self.per_start = -(-rows // _ROWS_OF_A_PLACE)
-        self.places = starts * self.per_start
-        self.odds = sorted({_odd_part(m % _ROWS_OF_A_PLACE) for m in range(rows)} - {0})
+    def __init__(self, code: VectorCode, step: Any, *rows: int) -> None:
+        """So many `rows` from each of some starts."""
+        self.code, self.step, self.rows = code, step, rows
+        ends = itertools.accumulate((-(-count // _ROWS_OF_A_PLACE) for count in rows), initial=0)
+        *self.first_places, self.places = ends
+        self.odds = sorted({_odd_part(m % _ROWS_OF_A_PLACE) for m in range(max(rows))} - {0})
         self.size = self.places + len(self.odds)
 
     def begin(self, *starts: Any) -> list[Any]:
         """Give the values, `size` of them, that a loop is to carry, for rows that begin at each of `starts`."""
-        firsts = range(0, self.per_start * _ROWS_OF_A_PLACE, _ROWS_OF_A_PLACE)
-        places = [row_of(self.code, start, self.step, m) for start in starts for m in firsts]
+        places = [
+            row_of(self.code, start, self.step, m)
+            for start, count in zip(starts, self.rows, strict=True)
+            for m in range(0, count, _ROWS_OF_A_PLACE)
+        ]
         return places + [self.code.builder.mul(self.step, I64(odd * self.code.size)) for odd in self.odds]
 
     def hide(self, carried: Sequence[Any]) -> list[Any]:
@@ -121,7 +126,7 @@ class Rows:
 
     def at(self, hidden: Sequence[Any], m: int, start: int = 0) -> Any:
         """Give the address of row `m` from one of the starts."""
-        place, m = hidden[start * self.per_start + m // _ROWS_OF_A_PLACE], m % _ROWS_OF_A_PLACE
+        place, m = hidden[self.first_places[start] + m // _ROWS_OF_A_PLACE], m % _ROWS_OF_A_PLACE
         if m == 0:
             return place
         odd = _odd_part(m)
