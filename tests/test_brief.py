@@ -1,4 +1,4 @@
-"""Brief calls: small ones, made a second time, go a shorter way that must not show in the result."""
+"""Direct calls: those that one thread runs, made a second time, go a shorter way that must not show in the result."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from tests.helpers import DTYPES, LAYERS, LAYOUTS, Array, arrays_of, assert_equa
 
 SMOKE = [case for case in CASES if "smoke" in case.tags]
 TINY = Case("conv1d", (1, 16, 8), (8, 8, 3), {"padding": 1})
+LONGER = Case("conv1d", (1, 600, 24), (48, 24, 3), {"padding": 1})  # too long to hold the interpreter's lock
+# Rows of 2 KB come back to a set of L1 after two of them, so outputs are placed beside x.
+PLACED = Case("conv1d", (1, 200, 512), (512, 1, 3), {"padding": 1, "groups": 512})
 only_compiled = pytest.mark.skipif(pure(), reason="interpreted kernels have no entries")
 
 
@@ -71,14 +74,48 @@ def test_small_calls_are_brief_whatever_the_threads(monkeypatch: pytest.MonkeyPa
             assert_equal(nbconv.conv1d(x, weight, bias, padding=1), expected[1])
 
 
-def test_nothing_is_kept_and_nothing_is_lost() -> None:
-    x, weight, bias = arrays_of(TINY)
-    layer = nbconv.Conv1d(weight, bias, padding=1)
+@only_compiled
+@pytest.mark.parametrize("case", [LONGER, PLACED], ids=("longer", "placed"))
+def test_one_thread_calls_directly(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias = arrays_of(case)
+    layer = nbconv.Conv1d(weight, bias, **case.params)
+
+    def launch(*_: Any, **__: Any) -> None:
+        raise AssertionError("a call of one thread went the usual way")
+
+    with nbconv.num_threads(1):
+        expected = layer(x), nbconv.conv1d(x, weight, bias, **case.params)
+        monkeypatch.setattr(backend, "_launch", launch)
+        assert_equal(layer(x), expected[0])
+        assert_equal(nbconv.conv1d(x, weight, bias, **case.params), expected[1])
+
+
+@only_compiled
+@pytest.mark.parametrize("byte", [0, 4, 6], ids=("aligned", "across vectors", "across numbers"))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_outputs_lie_in_other_sets_of_the_cache_than_x(threads: int, byte: int) -> None:
+    plain, weight, bias = arrays_of(PLACED, np.float32, real_numbers)
+    memory = np.zeros(plain.nbytes + byte, np.uint8)
+    x = np.ndarray(plain.shape, plain.dtype, memory, byte)
+    x[...] = plain
+    layer, period = nbconv.Conv1d(weight, bias, **PLACED.params), 2048
+    with nbconv.num_threads(threads):
+        first = layer(x)
+        for y in layer(x), layer(x):
+            assert_equal(y, first)
+            assert y.flags.carray and y.dtype == x.dtype
+            assert 0 <= period // 2 - (y.ctypes.data - x.ctypes.data) % period < y.itemsize
+
+
+@pytest.mark.parametrize("case", [TINY, LONGER, PLACED], ids=("tiny", "longer", "placed"))
+def test_nothing_is_kept_and_nothing_is_lost(case: Case) -> None:
+    x, weight, bias = arrays_of(case)
+    layer = nbconv.Conv1d(weight, bias, **case.params)
     layer(x)
-    nbconv.conv1d(x, weight, bias, padding=1)
+    nbconv.conv1d(x, weight, bias, **case.params)
     counts = [sys.getrefcount(array) for array in (x, weight, bias)]
     for _ in range(5):
-        y = layer(x), nbconv.conv1d(x, weight, bias, padding=1)
+        y = layer(x), nbconv.conv1d(x, weight, bias, **case.params)
     assert counts == [sys.getrefcount(array) for array in (x, weight, bias)]
     references = [weakref.ref(array) for array in (layer.weight, *y)]
     del layer, weight, y
@@ -122,9 +159,13 @@ def test_equal_parameters_of_other_types_are_looked_at(mistake: Any) -> None:
     assert answer() == before
 
 
-def test_threads_call_at_once() -> None:
-    """All of them share one scratch, one after the other."""
-    case = Case("conv1d", (1, 16, 6), (8, 6, 3), {"padding": 1})
+@pytest.mark.parametrize(
+    "case",
+    [Case("conv1d", (1, 16, 6), (8, 6, 3), {"padding": 1}), Case("conv1d", (1, 600, 23), (45, 23, 3), {"padding": 1})],
+    ids=("one after the other", "side by side"),
+)
+def test_threads_call_at_once(case: Case) -> None:
+    """Those that hold the interpreter's lock share one scratch; others have their own."""
     x, weight, bias = arrays_of(case, np.float32, real_numbers)
     layer = nbconv.Conv1d(weight, bias, padding=1)
     inputs = [x * scale for scale in range(8)]
@@ -135,8 +176,9 @@ def test_threads_call_at_once() -> None:
         def results() -> list[Array]:
             return [layer(inputs[number]), nbconv.conv1d(inputs[number], weight, bias, padding=1)]
 
-        for _ in range(50 if pure() else 2000):
-            wrong.extend(number for y in results() if not (y == expected[number]).all())
+        with nbconv.num_threads(1):
+            for _ in range(50 if pure() else 2000):
+                wrong.extend(number for y in results() if not (y == expected[number]).all())
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

@@ -19,11 +19,12 @@ from ..runtime.threads import get_num_threads, launch
 from ..runtime.workspace import give_back, hold, take
 from .activations import activation_function
 from .layout import Layout, in_place_layout, packed_layout
-from .loops import brief_entry, convolve
+from .loops import convolve, direct_entry
 from .memory_layout import four_steps, half_code
+from .outputs import output_maker
 from .plan import Plan, make_plan
 from .plan_rows import Memory
-from .tiles import is_better_sliding
+from .tiles import is_better_sliding, sets_apart
 from .weights import Packing, pack, packer, plan_packing
 
 __all__ = [
@@ -187,15 +188,15 @@ def _launch(
 def ready_layer(plan: Plan, x: np.ndarray, weights: Weights, bias: np.ndarray, activation: int) -> ReadyLayer:
     """Give a layer's call on arrays of the shape and memory layout of `x`, all else known."""
     bias = _repeated(bias, plan.merged)
-    shape, dtype, empty = plan.output_shape, x.dtype, np.empty
-    brief = _brief_call(plan, x, bias.dtype, activation)
-    if brief is not None:
-        run = partial(brief, weights.data[weights.start :], bias)
-        return lambda x: run(x, empty(shape, dtype))
+    new_output = _output_maker(plan, x)
+    direct = _direct_call(plan, x, bias.dtype, activation)
+    if direct is not None:
+        run = partial(direct, weights.data[weights.start :], bias)
+        return lambda x: run(x, new_output(x))
     operands = weights.data, weights.start, bias
 
     def call(x: np.ndarray) -> np.ndarray:
-        y = empty(shape, dtype)
+        y = new_output(x)
         if plan.jobs:
             _launch(plan, x, operands, y, _flat_new(y), activation, None)
         return y
@@ -210,7 +211,7 @@ def ready_function(
 
     It gives None where not all weights are finite, or the threads are others than now.
     """
-    shape, dtype, empty = plan.output_shape, x.dtype, np.empty
+    dtype, new_output = x.dtype, _output_maker(plan, x)
     spec, c_out, compute = geometry.spec, geometry.c_out, compute_dtype(dtype)
     looks, threads = _may_leave_out(spec, weight.shape, dtype), get_num_threads()
     _, packing = _layout(spec, weight.shape, weight.strides, dtype, True, True)
@@ -218,22 +219,22 @@ def ready_function(
     def lay_out_bias(bias: np.ndarray | None) -> np.ndarray:
         return _repeated(prepare_bias(bias, c_out, dtype), plan.merged)
 
-    brief = _brief_call(plan, x, compute, activation)
-    if brief is not None and (packing is not None or _begins_lowest(weight)):
-        lay_out = packer(packing)
+    direct = _direct_call(plan, x, compute, activation)
+    if direct is not None and (packing is not None or _begins_lowest(weight)):
+        lay_out, brief = packer(packing, threads), _is_brief(plan, compute)
         as_it_is = bias is not None and (bias.dtype, bias.strides, plan.merged) == (compute, (compute.itemsize,), 1)
 
-        def call_briefly(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
-            if looks and not _is_finite(weight):
+        def call_directly(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
+            if not (brief or threads == get_num_threads()) or (looks and not _is_finite(weight)):
                 return None
-            return brief(lay_out(weight), bias if as_it_is else lay_out_bias(bias), x, empty(shape, dtype))
+            return direct(lay_out(weight), bias if as_it_is else lay_out_bias(bias), x, new_output(x))
 
-        return call_briefly
+        return call_directly
 
     def call(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
         if threads != get_num_threads() or (looks and not _is_finite(weight)):
             return None
-        y = empty(shape, dtype)
+        y = new_output(x)
         if plan.jobs:
             operands = *_lay_out(weight, packing, threads), lay_out_bias(bias)
             _launch(plan, x, operands, y, _flat_new(y), activation, None)
@@ -242,16 +243,34 @@ def ready_function(
     return call
 
 
-def _brief_call(plan: Plan, x: np.ndarray, compute: np.dtype, activation: int) -> Callable[..., np.ndarray] | None:
-    """Give `(w, bias, x, y) -> y` for a plan so small that it may hold the interpreter's lock; else None."""
+def _direct_call(plan: Plan, x: np.ndarray, compute: np.dtype, activation: int) -> Callable[..., np.ndarray] | None:
+    """Give `(w, bias, x, y) -> y` for a plan that one call runs, by an entry; None where there is none for it."""
+    if not (plan.is_one_call and plan.jobs > 0 and _begins_lowest(x) and can_enter()):
+        return None
+    brief = _is_brief(plan, compute)
+    enter, address = direct_entry(compute, x.dtype, not brief)
+    call_row = np.array([address, plan.jobs, activation], np.int64)
+    if brief:
+        return partial(enter, call_row, plan.table, *hold(compute, plan.work_size, plan.notes_size))
+
+    def call(w: np.ndarray, bias: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        scratch = take(compute, plan.work_size, plan.notes_size)
+        enter(call_row, plan.table, scratch.numbers, scratch.integers, w, bias, x, y)
+        give_back(scratch)
+        return y
+
+    return call
+
+
+def _is_brief(plan: Plan, compute: np.dtype) -> bool:
+    """Say whether a call is so small that it may hold the interpreter's lock, whatever the threads."""
     work = max(plan.flops, prod(plan.output_shape))  # outputs without taps are work too
     scratch_bytes = plan.work_size * compute.itemsize + plan.notes_size * 8
-    is_small = plan.is_one_call and plan.jobs > 0 and work <= _BRIEF_WORK and scratch_bytes <= _BRIEF_BYTES
-    if not (is_small and _begins_lowest(x) and can_enter()):
-        return None
-    enter, address = brief_entry(compute, x.dtype)
-    call_row = np.array([address, plan.jobs, activation], np.int64)
-    return partial(enter, call_row, plan.table, *hold(compute, plan.work_size, plan.notes_size))
+    return plan.is_one_call and work <= _BRIEF_WORK and scratch_bytes <= _BRIEF_BYTES
+
+
+def _output_maker(plan: Plan, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    return output_maker(plan.output_shape, x.dtype, sets_apart(x.strides[-2]) if plan.slides else 0)
 
 
 def _begins_lowest(array: np.ndarray) -> bool:

@@ -23,7 +23,7 @@ from . import strips as S
 from . import tables as T
 from .panels import fill_panel, padded_row
 
-__all__ = ["brief_entry", "convolve", "exchange_rows", "store_numbers"]
+__all__ = ["convolve", "direct_entry", "exchange_rows", "store_numbers"]
 
 
 @twins
@@ -68,7 +68,7 @@ def convolve(
 
 
 @helper
-def _convolve_briefly(call_row, plan, work, notes, w, bias, x, y):
+def _convolve_directly(call_row, plan, work, notes, w, bias, x, y):
     """Run all jobs of `convolve`; its address, their number and the activation stand in `call_row`."""
     start, nothing = np.int64(0), np.int64(NOTHING)
     call(
@@ -78,7 +78,7 @@ def _convolve_briefly(call_row, plan, work, notes, w, bias, x, y):
 
 
 @lru_cache
-def brief_entry(compute: np.dtype, stored: np.dtype) -> tuple[Callable[..., np.ndarray], int]:
+def direct_entry(compute: np.dtype, stored: np.dtype, releases: bool) -> tuple[Callable[..., np.ndarray], int]:
     """Compile the entry `(call_row, plan, work, notes, w, bias, x, y)` for these types; add `convolve`'s address."""
     words = np.empty(0, np.uint16 if stored.itemsize == 2 else stored)
     integers, numbers = np.empty(0, np.int64), np.empty(0, compute)
@@ -87,7 +87,8 @@ def brief_entry(compute: np.dtype, stored: np.dtype) -> tuple[Callable[..., np.n
         (0, 0, 0, words, 0, numbers, 0, numbers, words, 0, words, 0, 0, 0, integers, numbers, integers),
     )
     dtypes = (array.dtype for array in (integers, integers, numbers, integers, numbers, numbers, words, words))
-    return entry(_convolve_briefly, tuple(dtypes), f"enter_{compute}_{words.dtype}"), address
+    enter = entry(_convolve_directly, tuple(dtypes), f"enter_{compute}_{words.dtype}", releases=releases)
+    return enter, address
 
 
 @helper

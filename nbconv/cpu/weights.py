@@ -91,12 +91,12 @@ def pack(packing: Packing, weight: np.ndarray, workers: int = 1) -> np.ndarray:
     return packed
 
 
-def packer(packing: Packing | None) -> Callable[[np.ndarray], np.ndarray]:
+def packer(packing: Packing | None, workers: int) -> Callable[[np.ndarray], np.ndarray]:
     """Give `pack` for weights of one shape, memory layout and type, sooner where they are few; None leaves them."""
     if packing is None:
         return lambda weight: weight
     if packing.axes is None or packing.size > _FEW:
-        return partial(pack, packing)
+        return partial(pack, packing, workers=workers)
     return lambda weight: _turned(packing, weight).copy()
 
 

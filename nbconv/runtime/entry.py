@@ -1,9 +1,9 @@
-"""Entries: the shortest way from Python into compiled code, for calls that are over in a microsecond.
+"""Entries: the shortest way from Python into compiled code, for calls that are over in microseconds.
 
-Numba looks at the type of each argument, counts references to each array and lets go of the interpreter's lock: all of
-that takes as long as a small convolution. An entry is a function of Python's C interface that takes for granted what
-its caller knows, arrays of certain types, and reads from each where its numbers begin. It holds the lock, so no two
-calls meet in the scratch that all of them share.
+Numba looks at the type of each argument and counts references to each array: that takes as long as a small convolution.
+An entry is a function of Python's C interface that takes for granted what its caller knows, arrays of certain types,
+and reads from each where its numbers begin. One that holds the interpreter's lock is the shortest: no two of its calls
+meet, not even in scratch that all of them share.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 from .jit import callback, pure
 
-__all__ = ["can_enter", "entry"]
+__all__ = ["can_enter", "entry", "gap_entry"]
 
 _WORD = ir.IntType(64)
 _WORDS = _WORD.as_pointer()
@@ -52,10 +52,11 @@ def can_enter() -> bool:
     return ctypes.c_void_p.from_address(id(array) + _DATA).value == array.ctypes.data
 
 
-def entry(function: Any, dtypes: tuple[np.dtype, ...], name: str) -> Callable[..., Any]:
+def entry(function: Any, dtypes: tuple[np.dtype, ...], name: str, *, releases: bool) -> Callable[..., Any]:
     """Compile a function of eight flat arrays for the cache's `name`; give what calls it and returns the last of them.
 
-    It is called with arrays of just these dtypes and of any shapes, whose first number has the lowest address.
+    It is called with arrays of just these dtypes and of any shapes, whose first number has the lowest address. Whether
+    it `releases` the interpreter's lock: then its caller's scratch must be its own.
     """
     numbers = [types.uint16 if dtype.itemsize == 2 else getattr(types, dtype.name) for dtype in dtypes]
     arrays_at, kept_at = _reader([types.Array(number, 1, "C") for number in numbers]), _keeper(len(dtypes) - 1)
@@ -65,6 +66,28 @@ def entry(function: Any, dtypes: tuple[np.dtype, ...], name: str) -> Callable[..
         function(a, b, c, d, e, f, g, h)
         return kept_at(objects)
 
+    def enter_and_release(owner, objects, count):
+        a, b, c, d, e, f, g, h = arrays_at(objects)
+        thread = _let_go_of_lock()
+        function(a, b, c, d, e, f, g, h)
+        _take_lock_back(thread)
+        return kept_at(objects)
+
+    return _function(enter_and_release if releases else enter, name + "_releasing" * releases)
+
+
+@lru_cache
+def gap_entry() -> Callable[[np.ndarray, np.ndarray], int]:
+    """Compile what says how many bytes an array begins behind another, twenty times sooner than NumPy can."""
+
+    def enter(owner, objects, count):
+        return _gap_at(objects)
+
+    return _function(enter, "enter_gap")
+
+
+def _function(enter: Any, name: str) -> Callable[..., Any]:
+    """Compile a function of Python's C interface for the cache's `name`: of its owner, its arguments, their number."""
     compiled = callback(types.intp(types.intp, types.intp, types.intp), enter, name)
     definition = _Definition(b"enter", compiled.address, _FAST_CALL, None)
     _defined.append((compiled, definition))
@@ -74,8 +97,43 @@ def entry(function: Any, dtypes: tuple[np.dtype, ...], name: str) -> Callable[..
     return made
 
 
+@intrinsic
+def _let_go_of_lock(typing_context):
+    """Release the interpreter's lock and give what stands for this thread."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(context.get_python_api(builder).save_thread(), _WORD)
+
+    return types.intp(), codegen
+
+
+@intrinsic
+def _take_lock_back(typing_context, thread):
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        context.get_python_api(builder).restore_thread(builder.inttoptr(args[0], cgutils.voidptr_t))
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
 def _object(builder: Any, objects: Any, number: int) -> Any:
     return builder.load(builder.gep(builder.inttoptr(objects, _WORDS), [_WORD(number)]))
+
+
+def _data_at(builder: Any, objects: Any, number: int) -> Any:
+    place = builder.add(_object(builder, objects, number), _WORD(_DATA))
+    return builder.load(builder.inttoptr(place, _WORDS))
+
+
+@intrinsic
+def _gap_at(typing_context, objects):
+    """Give Python's integer for how far the data of the first array lies behind those of the second."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        gap = builder.sub(_data_at(builder, args[0], 0), _data_at(builder, args[0], 1))
+        return builder.ptrtoint(context.get_python_api(builder).long_from_ssize_t(gap), _WORD)
+
+    return types.intp(types.intp), codegen
 
 
 def _reader(kinds: list[Any]) -> Any:
@@ -86,8 +144,7 @@ def _reader(kinds: list[Any]) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             arrays = []
             for number, kind in enumerate(kinds):
-                place = builder.add(_object(builder, args[0], number), _WORD(_DATA))
-                start = builder.load(builder.inttoptr(place, _WORDS))
+                start = _data_at(builder, args[0], number)
                 item = _WORD(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
                 array = context.make_array(kind)(context, builder)
                 array.data = builder.inttoptr(start, array.data.type)
