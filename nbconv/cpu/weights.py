@@ -33,7 +33,7 @@ _TOGETHER = 1 << 16  # numbers of the weights that are read together: each line 
 _WORTH_BLOCKS = 1 << 17  # numbers; those of fewer stay in cache however far apart they lie
 _FEW = 1 << 12  # numbers: an aligned place for them would take longer than their loads from any other
 _PACKING_WORK = 32  # operations that take as long as to pack one number
-_LONG_RUN = 10  # taps that fill a vector so well that a block of them is faster than a strided copy
+_LONG_RUN = 7  # taps that fill a vector so well that a block of them is faster than a strided copy
 
 Axes = tuple[tuple[int, int, int], ...]
 """Sizes, and steps in the packed and in the given weights."""

@@ -58,11 +58,15 @@ def _transpose_block(typing_context, to, to_rows, source, source_rows, rows, col
         def shuffle(a: Any, b: Any, pattern: list[int]) -> Any:
             return builder.shuffle_vector(a, b, ir.Constant(indices, pattern))
 
-        def mask(count: Any, i: int, limit: Any) -> Any:
-            """Give the lanes below `count`, and none where row `i` is beyond `limit`."""
-            kept = builder.select(builder.icmp_signed("<", _I64(i), limit), count, _I64(0))
-            one = builder.insert_element(ir.Constant(indices, ir.Undefined), builder.trunc(kept, _I32), _I32(0))
+        def first_lanes(count: Any) -> Any:
+            one = builder.insert_element(ir.Constant(indices, ir.Undefined), builder.trunc(count, _I32), _I32(0))
             return builder.icmp_signed("<", lane, shuffle(one, one, [0] * width))
+
+        def masks(count: Any, limit: Any) -> list[Any]:
+            """Give the lanes below `count` for each of the first `limit` rows, and none for the others."""
+            lanes_there, none = first_lanes(count), ir.Constant(mask_type, None)
+            rows_there = [builder.icmp_signed("<", _I64(i), limit) for i in range(width)]
+            return [builder.select(is_there, lanes_there, none) for is_there in rows_there]
 
         def transpose(block: list[Any]) -> list[Any]:
             # Each round exchanges the off-diagonal quarters of ever smaller squares.
@@ -97,14 +101,12 @@ def _transpose_block(typing_context, to, to_rows, source, source_rows, rows, col
                     f"llvm.masked.store.{suffix}",
                 )
                 nothing = ir.Constant(vector, None)
-                block = transpose(
-                    [
-                        builder.call(load, [place(source, source_rows, i), _I32(size), mask(columns, i, rows), nothing])
-                        for i in range(width)
-                    ]
-                )
-                for j in range(width):
-                    builder.call(store, [block[j], place(to, to_rows, j), _I32(size), mask(rows, j, columns)])
+                block = [
+                    builder.call(load, [place(source, source_rows, i), _I32(size), mask, nothing])
+                    for i, mask in enumerate(masks(columns, rows))
+                ]
+                for j, (row, mask) in enumerate(zip(transpose(block), masks(rows, columns), strict=True)):
+                    builder.call(store, [row, place(to, to_rows, j), _I32(size), mask])
         return context.get_dummy_value()
 
     return types.void(to, to_rows, source, source_rows, types.intp, types.intp), codegen
