@@ -113,7 +113,7 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
                 yield f"{compute} run of {run}, tile {rows}x1", partial(short_kernel, compute, kind, run, rows)
     for even, (taps, stride) in ((even, window) for even, windows in _WINDOWS.items() for window in windows):
         places = (0, min(stride, taps)) if not even and taps * taps <= MOST_FAR_TAPS else (0,)
-        for rows, left, right, far in itertools.product(sliding_rows(taps), *[(0, taps // 2)] * 2, places):
+        for rows, left, right, far in itertools.product(sliding_rows(taps, even), *[(0, taps // 2)] * 2, places):
             slide = Slide(taps, stride, 1, left, right)
             place = "single" if even else "far" if far else "near"
             name = f"{compute} window of {taps} by {stride}, {place}, {rows} rows, margins {left} and {right}"

@@ -98,6 +98,10 @@ class _Builder:
         full_rows = self._full_rows()
         self.spreads = algorithm != "im2col" and finite and self._may_spread()
         self.open, self.in_place, self.panels_only = self._choose_reading(algorithm, finite, full_rows)
+        _, _, step_w, step_c = memory.y_steps
+        gaps = step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
+        self.scratch = gaps or memory.y_half != T.NOT_HALF
+        self.even = len(geometry.axes) == 1 and not self.scratch and lie_alike(memory, self.phases)
         sizes = max((self._sliding_rows(phase.w.axis) for phase in self.phases), default=())
         # Tiles that slide start from one row, the bias: the sums of an earlier chunk are many.
         self.slides = self.spreads or (
@@ -109,9 +113,6 @@ class _Builder:
         grows = rim_grows(self.rows, vectors, self.h.taps, self.w.taps * self.group_channels, self.lanes)
         self.whole_tiles = self.dense and self.open != T.ALL_OPEN and grows
         self.panel_channels = self.held_columns = 1
-        _, _, step_w, step_c = memory.y_steps
-        gaps = step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
-        self.scratch = gaps or memory.y_half != T.NOT_HALF
         self.kernels = self._choose_kernels()
 
     def _has_one_chunk(self) -> bool:
@@ -119,7 +120,7 @@ class _Builder:
 
     def _sliding_rows(self, w: Axis) -> tuple[int, ...]:
         """List the rows of tiles whose window may slide along an axis."""
-        return self._spreading_rows(w) if self.spreads else sliding_rows(w.taps)
+        return self._spreading_rows(w) if self.spreads else sliding_rows(w.taps, self.even)
 
     def _spreading_rows(self, w: Axis) -> tuple[int, ...]:
         return spreading_rows(w.taps, w.stride, self.widest, self.memory.x_steps[2] * self.memory.compute.itemsize)
@@ -249,7 +250,7 @@ class _Builder:
             dtype=memory.compute,
             slides=self.slides,
             spreads=self.spreads,
-            even=len(geometry.axes) == 1 and not self.scratch and lie_alike(memory, self.phases),
+            even=self.even,
             step=self.group_channels if memory.x_steps[2] == self.group_channels else 0,
             far_rows=max((min(p.h.axis.stride, p.h.axis.taps) for p in self.phases), default=0) if is_far else 0,
             far_weights=self.far,

@@ -73,6 +73,9 @@ _SLIDING_ROWS = {
     32: {3: (14, 11, 9, 7, 6, 5, 4), 5: (11, 9, 7, 6, 5, 4), 32: (8, 7, 6, 5, 4)},
     16: {3: (6, 5, 4), 5: (5, 4), 32: (4,)},
 }
+# Even ones of at most so many taps, where registers hold all of that: as few instructions as hide the latency, for the
+# processor to look across more tiles.
+_EVEN_TAPS, _EVEN_ROWS = 7, (7, 6, 5, 4)
 # Tiles of dense columns, or small groups, that slide along a row: rows to choose from. Registers hold the sums, the
 # weights of all taps, and two numbers of x.
 _SPREADING_ROWS = 14, 11, 9, 7, 6, 5, 4
@@ -145,8 +148,10 @@ def max_narrow_rows(vectors: int) -> int:
     return _NARROW_ROWS[vectors]
 
 
-def sliding_rows(taps: int) -> tuple[int, ...]:
+def sliding_rows(taps: int, even: bool = False) -> tuple[int, ...]:
     """List the rows of tiles that slide a window of so many taps, falling; none for one too long to write out."""
+    if even and 0 < taps <= _EVEN_TAPS and host_target().registers == max(_SLIDING_ROWS):
+        return _EVEN_ROWS
     fitting = [rows for most, rows in _SLIDING_ROWS[host_target().registers].items() if 0 < taps <= most]
     return fitting[0] if fitting else ()
 
