@@ -280,6 +280,10 @@ _CONV2D = [
         ((2, 9, 12, 16), (48, 1, 3, 3), {"groups": 16, "padding": ((0, 2), (1, 0)), "dilation": (1, 2)}),
         ((2, 9, 12, 10), (10, 1, 3, 3), {"groups": 10, "padding": 2, "padding_mode": "circular"}),
         ((9, 12, 10), (10, 1, 3, 3), {"groups": 10, "padding": 1}),
+        # One call of a kernel serves the lines that meet all rows of the window.
+        ((2, 11, 14, 40), (40, 1, 3, 3), {"groups": 40, "padding": 1}, "smoke"),
+        ((2, 12, 29, 16), (16, 1, 5, 3), {"groups": 16, "padding": ((4, 0), (1, 1)), "dilation": (2, 1)}),
+        ((2, 13, 15, 112), (112, 1, 3, 3), {"groups": 112, "padding": 1, "stride": (2, 1)}),
     ),
 ]
 
@@ -418,6 +422,8 @@ _CONV_TRANSPOSE2D = [
         ((2, 4, 5, 12), (12, 3, 2, 3), {"groups": 3, "stride": (2, 1), "dilation": (1, 2), "output_padding": (1, 1)}),
         ((2, 4, 5, 5), (5, 1, 3, 3), {"groups": 5, "stride": 2}, "smoke"),
         ((2, 7, 7, 33), (33, 1, 4, 4), {"groups": 33, "stride": 2, "padding": 1}, "no bias"),
+        ((2, 9, 12, 32), (32, 1, 3, 3), {"groups": 32, "stride": (1, 2), "padding": 1}),
+        ((6, 1, 8), (8, 1, 1, 1), {"groups": 8, "stride": (2, 1), "dilation": (2, 1), "output_padding": (1, 0)}),
         ((2, 4, 5, 16), (16, 2, 3, 3), {"groups": 16, "padding": ((2, 0), (1, 1))}),
     ),
 ]

@@ -103,7 +103,7 @@ def test_outputs_lie_in_other_sets_of_the_cache_than_x(threads: int, byte: int) 
         first = layer(x)
         for y in layer(x), layer(x):
             assert_equal(y, first)
-            assert y.flags.carray and y.dtype == x.dtype
+            assert y.flags.carray
             assert 0 <= period // 2 - (y.ctypes.data - x.ctypes.data) % period < y.itemsize
 
 

@@ -261,6 +261,52 @@ def test_correlating_tiles(dtype: np.dtype, steps: tuple[int, int], run: int) ->
 
 
 @serial
+def run_lines(
+    kernel,
+    a,
+    a_start,
+    a_row,
+    a_taps,
+    b,
+    b_k,
+    b_taps,
+    run,
+    bias,
+    c,
+    c_start,
+    c_row,
+    columns,
+    tiles,
+    lines,
+    a_line,
+    c_line,
+):
+    run_tile_at(
+        kernel, place(a, a_start), a_row, a_row, place(a_taps, 0), place(b, 0), b_k, place(b_taps, 0), a_taps.size, run,
+        place(bias, 0), 0, place(c, c_start), c_row, columns, tiles, place(b, 0), 0, lines, a_line, c_line,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(("vectors", "last", "start"), [(1, 1, 0), (8, 3, 3), (90, 5, 2)])
+def test_sliding_lines(dtype: np.dtype, vectors: int, last: int, start: int) -> None:
+    """One call for several lines of an image gives what calls for each of them give, to the bit."""
+    rng, width, rows, tiles, lines, slide = np.random.default_rng(0), lanes(dtype), 3, 2, 4, Slide(3, 1, 1)
+    columns, row = (vectors - 1) * width + last, (vectors + 1) * width
+    a_line, c_line = 9 * row, 7 * row
+    a = from_line(rng.standard_normal((lines + 3) * a_line), dtype, start)
+    b, bias = rng.standard_normal(6 * row).astype(dtype), rng.standard_normal(columns).astype(dtype)
+    together, alone = (from_line(np.full(lines * c_line, np.nan), dtype, start) for _ in range(2))
+    kernel = sliding_kernel(dtype, slide, rows)
+    arguments = row, np.array([0, 2 * a_line]), b, row, np.array([0, 3 * row]), slide.taps, bias
+    run_lines(kernel, a, 0, *arguments, together, 0, row, columns, tiles, lines, a_line, c_line)
+    for i in range(lines):
+        run_lines(kernel, a, i * a_line, *arguments, alone, i * c_line, row, columns, tiles, 1, 0, 0)
+    np.testing.assert_array_equal(together, alone)
+    assert np.isnan(together).sum() == lines * (c_line - rows * tiles * columns)
+
+
+@serial
 def run_windows(kernel, a, a_row, a_k, a_taps, b, b_k, b_taps, run, init, init_row, c, c_row, columns, line_step):
     taps = a_taps.size
     run_tile_at(

@@ -22,8 +22,8 @@ from .layout import Layout, in_place_layout, packed_layout
 from .loops import convolve, direct_entry
 from .memory_layout import four_steps, half_code
 from .outputs import output_maker
-from .plan import Plan, make_plan
-from .plan_rows import Memory
+from .plan import make_plan
+from .plan_rows import Memory, Plan
 from .tiles import is_better_sliding, sets_apart
 from .weights import Packing, pack, packer, plan_packing
 

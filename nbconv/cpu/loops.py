@@ -121,6 +121,7 @@ def _run_chunk(
     last_column = column_end - T.COLUMN_FIELDS
     held_row = plan[last_column + T.OUT_CHANNEL] + plan[last_column + T.COLUMNS] - first_channel
     x_row, x_term = plan[phase + T.STRIDE_W] * plan[T.X_STEP_W], plan[phase + T.X_TERM]
+    x_line, y_line = plan[phase + T.STRIDE_H] * plan[T.X_STEP_H], plan[phase + T.Y_STEP_H]
     panel_term = plan[T.PANEL_TERM] or width
     last_strip = strip_end - S.STRIP_FIELDS
     all_rows = notes[last_strip + S.SUMS] + notes[last_strip + S.ROWS] * notes[last_strip + S.TILES]
@@ -167,26 +168,29 @@ def _run_chunk(
             run_tile_at(
                 kernel, a, a_row, a_term, a_taps,
                 place(w, w_here), plan[j + T.WEIGHT_K], place(plan, w_segments + first), taps, end_term - first_term,
-                init, init_row, sums, row, columns, tiles, ahead, ahead_step,
+                init, init_row, sums, row, columns, tiles, ahead, ahead_step, notes[i + S.LINES], x_line, y_line,
             )  # fmt: skip
             if is_last and part & S.LAST:
                 rows *= tiles
                 position = notes[i + S.POSITION]
-                if addition != NOTHING:
-                    if in_scratch:
+                if in_scratch:
+                    if addition != NOTHING:
                         call(
                             exchange, (work, at, row, rows, columns, residual, residual_start, out_channel, position,
                             plan, phase, addition),
                         )  # fmt: skip
-                    else:
-                        added = place(residual, at - y_start + residual_start)
-                        add_tile(addition, sums, row, added, row, 1, rows, columns)
-                map_tile(activation, sums, rows, row, columns)
-                if in_scratch:
+                    map_tile(activation, sums, rows, row, columns)
                     call(
                         exchange, (work, at, row, rows, columns, y, y_start, out_channel, position, plan, phase,
                         np.int64(NOTHING)),
                     )  # fmt: skip
+                    continue
+                for _ in range(notes[i + S.LINES]):
+                    if addition != NOTHING:
+                        added = place(residual, at - y_start + residual_start)
+                        add_tile(addition, place(y, at), row, added, row, 1, rows, columns)
+                    map_tile(activation, place(y, at), rows, row, columns)
+                    at += y_line
 
 
 @serial

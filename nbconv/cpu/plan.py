@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,9 +20,9 @@ from .kernels import Kernels
 from .layout import Layout, Packed
 from .loops import exchange_rows
 from .panels import padded_row
-from .plan_rows import LaidPhase, Memory, Table, call_row, lie_alike, list_phases, outputs_times_taps, phase_row
+from .plan_rows import LaidPhase, Memory, Plan, Table, call_row, lie_alike, list_phases, outputs_times_taps, phase_row
 from .segments import Segments, weights_fuse
-from .strips import STRIP_FIELDS, Margins, Strip, cut_line
+from .strips import STRIP_FIELDS, WIDE, Margins, Strip, cut_line
 from .tiles import (
     FAR_POSITIONS,
     LARGE_WINDOW,
@@ -41,30 +40,7 @@ from .tiles import (
     spreading_rows,
 )
 
-__all__ = ["Plan", "make_plan"]
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """Everything of a convolution but the arrays."""
-
-    table: np.ndarray
-    """The call's row and all others, as `tables` names them."""
-    jobs: int
-    flops: int
-    is_one_call: bool
-    """Whether it is so small that nothing is to be decided at each launch."""
-    workers: int
-    """As many as there is scratch for."""
-    work_size: int
-    """Numbers of scratch for all workers."""
-    notes_size: int
-    """Integers of scratch for all workers."""
-    output_shape: tuple[int, ...]
-    merged: int
-    """Copies of the bias that the widest phase needs side by side."""
-    slides: bool
-    """Whether its tiles are depthwise ones whose window slides."""
+__all__ = ["make_plan"]
 
 
 def _round_up(number: int, step: int) -> int:
@@ -332,6 +308,9 @@ class _Builder:
             length = row[T.LINE_LENGTH] if some else 0
             blocks = [(start, min(start + row[T.BLOCK], length)) for start in range(0, length, row[T.BLOCK])]
             cuts[field] = [tuple(cut_line(*block, is_open, call, row, self._sliding_rows(w))) for block in blocks]
+        all_wide = all(strip.part & WIDE for strip in itertools.chain(*cuts[T.CUTS]))
+        if all_wide and self.kernels.serve_lines(w, run) and not self.scratch:
+            row[T.LINES_TOGETHER] = row[T.LINES_PER_BLOCK]  # what one line has read, the next finds in L1
         for strip in itertools.chain(*cuts[T.CUTS], *cuts[T.CLOSED_CUTS]):
             sizes.setdefault(strip.margins, set()).add(strip.rows)
         kernels = {m: table.add(self.kernels.list_addresses(w, run, m, sizes[m]))[0] for m in sizes}

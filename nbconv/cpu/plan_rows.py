@@ -1,4 +1,4 @@
-"""The rows of a plan that follow from the geometry and the memory alone, and the list of its phases."""
+"""A plan, its rows that follow from the geometry and the memory alone, and the list of its phases."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .layout import Layout
 __all__ = [
     "LaidPhase",
     "Memory",
+    "Plan",
     "Table",
     "call_row",
     "lie_alike",
@@ -38,6 +39,29 @@ class Memory:
     """As `tables` names storage types; where both x and y are of half types, they are of one."""
     y_half: int
     compute: np.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything of a convolution but the arrays."""
+
+    table: np.ndarray
+    """The call's row and all others, as `tables` names them."""
+    jobs: int
+    flops: int
+    is_one_call: bool
+    """Whether it is so small that nothing is to be decided at each launch."""
+    workers: int
+    """As many as there is scratch for."""
+    work_size: int
+    """Numbers of scratch for all workers."""
+    notes_size: int
+    """Integers of scratch for all workers."""
+    output_shape: tuple[int, ...]
+    merged: int
+    """Copies of the bias that the widest phase needs side by side."""
+    slides: bool
+    """Whether its tiles are depthwise ones whose window slides."""
 
 
 @lru_cache(maxsize=256)
@@ -70,6 +94,7 @@ def phase_row(phase_h: Phase, phase_w: Phase, memory: Memory) -> list[int]:
     row[T.DILATION_H], row[T.DILATION_W] = h.dilation, w.dilation
     row[T.LO_H], row[T.LO_W] = h.lo, w.lo
     row[T.TAPS_H], row[T.TAPS_W] = h.taps, max(1, w.taps)
+    row[T.LINES_TOGETHER] = 1
     _, step_h, step_w, _ = memory.y_steps
     row[T.Y_OFFSET] = phase_h.out_start * step_h + phase_w.out_start * step_w
     row[T.Y_STEP_H], row[T.Y_STEP_W] = phase_h.out_step * step_h, phase_w.out_step * step_w

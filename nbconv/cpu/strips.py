@@ -12,14 +12,16 @@ from ..runtime.memory import copy_run
 from . import tables as T
 
 __all__ = [
-    "FIRST", "GATHERED", "KERNELS", "LAST", "PANEL", "PART", "POSITION", "ROWS", "SEGMENT", "SEGMENT_END",
+    "FIRST", "GATHERED", "KERNELS", "LAST", "LINES", "PANEL", "PART", "POSITION", "ROWS", "SEGMENT", "SEGMENT_END",
     "STRIP_FIELDS", "SUMS", "TERM", "TERM_END", "TILES", "WIDE", "Margins", "Strip", "X", "Y", "cut_line",
     "list_strips", "take_group",
 ]  # fmt: skip
 
 # Fields of a strip: a run of tiles of the same number of rows that lie evenly in x, or in the panel. The planner gives
 # those up to POSITION, which is counted from the start of a block there; its segments are those of a whole line.
-ROWS, TILES, PART, KERNELS, TERM, TERM_END, SEGMENT, SEGMENT_END, POSITION, X, Y, PANEL, SUMS, STRIP_FIELDS = range(14)
+(
+    ROWS, TILES, PART, KERNELS, TERM, TERM_END, SEGMENT, SEGMENT_END, POSITION, X, Y, LINES, PANEL, SUMS, STRIP_FIELDS
+) = range(15)  # fmt: skip
 _PLANNED = X
 # In PART: first and last strip of these outputs; read from the panel; multiplied by all columns of a job at once.
 FIRST, LAST, GATHERED, WIDE = 1, 2, 4, 8
@@ -156,18 +158,21 @@ def list_strips(notes, x_start, y_start, block, plan, phase):
     line, part = divmod(block, plan[phase + T.BLOCKS_PER_LINE])
     line *= plan[phase + T.LINES_PER_BLOCK]
     per_row = plan[phase + T.TAPS_W] // plan[phase + T.SEGMENT_TAPS]
-    at = 0
-    for here in range(line, smaller(line + plan[phase + T.LINES_PER_BLOCK], plan[phase + T.LINES])):
-        sample, out_h = divmod(here, plan[phase + T.OUT_H])
+    at, end = 0, smaller(line + plan[phase + T.LINES_PER_BLOCK], plan[phase + T.LINES])
+    while line < end:
+        sample, out_h = divmod(line, plan[phase + T.OUT_H])
         top = out_h * plan[phase + T.STRIDE_H] - plan[phase + T.LO_H]
         x_line = x_start + sample * plan[T.X_STEP_N] + top * plan[T.X_STEP_H] - plan[phase + T.LO_W] * plan[T.X_STEP_W]
         y_line = y_start + plan[phase + T.Y_OFFSET] + sample * plan[T.Y_STEP_N] + out_h * plan[phase + T.Y_STEP_H]
         cut = plan[phase + T.CUTS] + 2 * part
-        tap, tap_end = 0, plan[phase + T.TAPS_H]
+        tap, tap_end, together = 0, plan[phase + T.TAPS_H], 1
         if plan[T.OPEN] != T.CLOSED:
             tap, tap_end = _real_taps_compiled(top, plan[phase + T.DILATION_H], tap_end, plan[T.X_H])
         elif out_h < plan[phase + T.H_FIRST] or out_h >= plan[phase + T.H_END]:
             cut = plan[phase + T.CLOSED_CUTS] + 2 * part
+        if plan[phase + T.H_FIRST] <= out_h < plan[phase + T.H_END]:
+            # All rows of the kernel meet data, as on the next lines of this image.
+            together = smaller(plan[phase + T.H_END] - out_h, smaller(end - line, plan[phase + T.LINES_TOGETHER]))
         for strip in range(plan[cut], plan[cut + 1], _PLANNED):
             copy_run(notes, at, plan, strip, _PLANNED)
             # Rows of the kernel that meet no data are left out.
@@ -176,8 +181,10 @@ def list_strips(notes, x_start, y_start, block, plan, phase):
             position = notes[at + POSITION] + part * plan[phase + T.BLOCK]
             notes[at + X] = x_line + position * plan[phase + T.STRIDE_W] * plan[T.X_STEP_W]
             notes[at + Y] = y_line + position * plan[phase + T.Y_STEP_W]
-            notes[at + POSITION] = position + here * plan[phase + T.LINE_LENGTH]
+            notes[at + LINES] = together
+            notes[at + POSITION] = position + line * plan[phase + T.LINE_LENGTH]
             at += STRIP_FIELDS
+        line += together
     return at
 
 
@@ -187,7 +194,7 @@ def take_group(notes, strip, end, plan):
     gathered, held, place = 0, 0, 0
     while strip < end:
         # A further strip of the same outputs shares their place.
-        rows = notes[strip + ROWS] * notes[strip + TILES] if notes[strip + PART] & FIRST else 0
+        rows = notes[strip + ROWS] * notes[strip + TILES] * notes[strip + LINES] if notes[strip + PART] & FIRST else 0
         needs = rows if notes[strip + PART] & GATHERED else 0
         if gathered + needs > plan[T.PANEL_ROWS] or held + rows > plan[T.SCRATCH_ROWS]:
             break

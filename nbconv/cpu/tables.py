@@ -46,6 +46,7 @@ JOB_END = _next()  # the phase's jobs end before this one; where phases take tur
 LINES, LINE_LENGTH = _next(), _next()
 BLOCK, BLOCKS_PER_LINE = _next(), _next()  # a long line is cut into blocks of positions
 LINES_PER_BLOCK = _next()  # several short lines make one; else 1
+LINES_TOGETHER = _next()  # of those, at most, that one call of a kernel serves
 CUTS, CLOSED_CUTS = _next(), _next()  # where, for each block of a line, its strips begin and end; if it is gathered
 OUT_H, OUT_W = _next(), _next()
 H_FIRST, H_END, W_FIRST, W_END = _next(), _next(), _next(), _next()  # positions whose rows are read in place

@@ -141,25 +141,29 @@ def _rows_inside(kernel: int, tap: int, rows: int) -> range:
 def run_tile_at(
     kernel: int, a: Place, a_row: int, a_k: int, a_taps: Place, b: Place, b_k: int, b_taps: Place, taps: int, run: int,
     init: Place, init_row: int, c: Place, c_row: int, columns: int, tiles: int, ahead: Place, ahead_step: int,
+    lines: int = 1, a_line: int = 0, c_line: int = 0,
 ) -> None:  # fmt: skip
     """Compute as `run_tile` does, given places; `taps` are counted from those of the tables of taps.
 
     A tile of `far_kernel` asks, at each term, for the line at `ahead`, and goes on from there by `ahead_step` bytes.
-    What it is to a `correlating_kernel`, is said there.
+    What it is to a `correlating_kernel`, is said there. A `sliding_kernel` runs all tiles of each of some `lines` of
+    the image, so many numbers apart; others take one.
     """
     x_taps, w_taps = (taps_at.array[taps_at.start :] for taps_at in (a_taps, b_taps))
-    lines, rows = max(1, kernel >> 24 & 255), kernel >> 8 & 255
-    if lines > 1:
-        for line in range(lines):
+    windows, rows = max(1, kernel >> 24 & 255), kernel >> 8 & 255
+    if windows > 1:
+        for line in range(windows):
             below = [(place.array, place.start + line * rows * row) for place, row in ((init, init_row), (c, c_row))]
             run_tile(
                 kernel, a.array, a.start + line * ahead_step, a_row, a_k, x_taps, *b, b_k, w_taps, 0, taps, run,
                 *below[0], init_row, *below[1], c_row, columns,
             )  # fmt: skip
         return
-    run_tile(
-        kernel, *a, a_row, a_k, x_taps, *b, b_k, w_taps, 0, taps, run, *init, init_row, *c, c_row, columns, tiles
-    )  # fmt: skip
+    for line in range(lines):
+        run_tile(
+            kernel, a.array, a.start + line * a_line, a_row, a_k, x_taps, *b, b_k, w_taps, 0, taps, run,
+            *init, init_row, c.array, c.start + line * c_line, c_row, columns, tiles,
+        )  # fmt: skip
 
 
 def _view(flat: np.ndarray, start: int, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
@@ -251,11 +255,12 @@ def correlating_kernel(
 
 def _compile(tile: Any, name: str) -> int:
     def kernel(
-        a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles, ahead, ahead_step
-    ):
+        a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles, ahead, ahead_step,
+        lines, a_line, c_line,
+    ):  # fmt: skip
         tile(
             a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles, ahead,
-            ahead_step,
+            ahead_step, lines, a_line, c_line,
         )  # fmt: skip
 
     compiled = callback(types.void(*[types.intp] * N_ARGS), kernel, name)
@@ -271,7 +276,7 @@ def _call(builder: Any, kernel: Any, arguments: Sequence[Any]) -> None:
 @emitted(run_tile_at)
 def _run_tile_at(
     typing_context, kernel, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles,
-    ahead, ahead_step,
+    ahead, ahead_step, lines=1, a_line=0, c_line=0,
 ):  # fmt: skip
     """Call the kernel at the address `kernel`, which takes places as they are."""
 
@@ -297,7 +302,7 @@ def _run_tile(
         arguments = [
             address(1, 2), args[3], args[4], address(5, 10), address(6, 7), args[8], address(9, 10),
             builder.sub(args[11], args[10]), args[12], address(13, 14), args[15], address(16, 17), args[18], args[19],
-            args[20], address(6, 7), I64(0),
+            args[20], address(6, 7), I64(0), I64(1), I64(0), I64(0),
         ]  # fmt: skip
         _call(builder, args[0], arguments)
         return context.get_dummy_value()

@@ -64,17 +64,26 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, even: bool, far: int,
         x_step = o.a_row if slide.stride == 1 else builder.sdiv(o.a_k, I64(slide.dilation))
         head = _lanes_to_a_line(code, o, x_step, _ALIGNED_VECTORS[slide.stride > 1])
         # Where rows are long, all tiles go through one block of columns, whose weights and last rows are still in L1,
-        # before the next. The first block is shorter, so that the others begin where lines do.
-        a_column = builder.add(builder.mul(o.taps, I64(len(meetings) + slide.taps)), I64(rows))
+        # before the next; where there are more lines, one goes on with what all tiles of the one before it read. The
+        # first block is shorter, so that the others begin where memory's lines do.
+        ahead = builder.mul(builder.sub(o.tiles, I64(1)), I64(rows * slide.stride))
+        ahead = builder.select(builder.icmp_signed(">", o.lines, I64(1)), ahead, I64(0))
+        a_column = builder.add(builder.mul(o.taps, builder.add(ahead, I64(len(meetings) + slide.taps))), I64(rows))
         most = builder.mul(builder.add(builder.udiv(I64(_BLOCK_VECTORS), a_column), I64(1)), I64(width))
-        short = I64(width - 1)
-        blocks = builder.add(builder.udiv(builder.add(builder.sub(o.columns, head), short), most), I64(1))
-        outer = Loop(code, blocks, [head, o.columns, o.a, o.b, o.c, o.init], tests=False)
+        blocks = builder.udiv(builder.add(builder.sub(o.columns, head), I64(width - 1)), most)
+        outer = Loop(code, builder.add(blocks, I64(1)), [head, o.columns, o.a, o.b, o.c, o.init], tests=False)
         head, left, *places = outer.values
         here = builder.sub(builder.add(head, most), I64(width))
         here = builder.select(builder.icmp_signed("<", left, here), left, here)
         a, b, c, init = places
-        sweep(code, o._replace(a=a, b=b, c=c, init=init, columns=here), x_step, head)
+        block = o._replace(b=b, init=init, columns=here)
+        if even:
+            sweep(code, block._replace(a=a, c=c), x_step, head)
+        else:
+            lines = Loop(code, o.lines, [a, c], tests=False)
+            a, c = lines.values
+            sweep(code, block._replace(a=a, c=c), x_step, head)
+            lines.close([code.at(a, o.a_line), code.at(c, o.c_line)])
         left = builder.sub(left, here)
         head = builder.select(builder.icmp_signed("<", left, I64(width)), left, I64(width))
         outer.close([head, left, *(code.at(place, here) for place in places)])
@@ -157,7 +166,8 @@ def _lanes_to_a_line(code: VectorCode, o: Operands, step: Any, vectors: int) -> 
     builder, size = code.builder, code.width * code.size
     across, across_c = (builder.and_(builder.ptrtoint(place, I64), I64(size - 1)) for place in (o.a, o.c))
     head = builder.udiv(builder.sub(I64(size), across), I64(code.size))
-    alike = builder.icmp_signed("==", builder.and_(step, I64(code.width - 1)), I64(0))
+    steps = builder.or_(step, builder.or_(o.a_line, o.c_line))
+    alike = builder.icmp_signed("==", builder.and_(steps, I64(code.width - 1)), I64(0))
     alike = builder.and_(alike, builder.icmp_signed("==", across, across_c))
     long = builder.icmp_signed(">=", o.columns, I64(vectors * code.width))
     return builder.select(

@@ -14,7 +14,7 @@ from .vector_code import I64, VectorCode
 
 __all__ = ["LINE", "N_ARGS", "Loop", "Operands", "Rows", "ask_for", "kernel_of", "over_taps", "over_tiles", "row_of"]
 
-N_ARGS = 17
+N_ARGS = 20
 _ROWS_OF_A_PLACE = 9  # reached by 0 to 8 steps, of which 1, 3, 5 and 7 are kept
 LINE = 64  # bytes of a cache line
 
@@ -39,6 +39,9 @@ class Operands(NamedTuple):
     tiles: Any
     ahead: Any
     ahead_step: Any
+    lines: Any
+    a_line: Any
+    c_line: Any
 
 
 def kernel_of(dtype: np.dtype, width: int, emit: Callable[[VectorCode, Operands], None]) -> Any:
@@ -54,7 +57,7 @@ def kernel_of(dtype: np.dtype, width: int, emit: Callable[[VectorCode, Operands]
     @intrinsic
     def tile_product(
         typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles,
-        ahead, ahead_step,
+        ahead, ahead_step, lines, a_line, c_line,
     ):  # fmt: skip
         return types.void(*[types.intp] * N_ARGS), codegen
 
