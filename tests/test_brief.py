@@ -93,18 +93,34 @@ def test_one_thread_calls_directly(case: Case, monkeypatch: pytest.MonkeyPatch) 
 @only_compiled
 @pytest.mark.parametrize("byte", [0, 4, 6], ids=("aligned", "across vectors", "across numbers"))
 @pytest.mark.parametrize("threads", [1, 2])
-def test_outputs_lie_in_other_sets_of_the_cache_than_x(threads: int, byte: int) -> None:
-    plain, weight, bias = arrays_of(PLACED, np.float32, real_numbers)
+@pytest.mark.parametrize(("channels", "period"), [(512, 2048), (1024, 4096), (544, 64)])
+def test_depthwise_outputs_lie_beside_x(channels: int, period: int, threads: int, byte: int) -> None:
+    case = Case("conv1d", (1, 200, channels), (channels, 1, 3), {"padding": 1, "groups": channels})
+    plain, weight, bias = arrays_of(case, np.float32, real_numbers)
     memory = np.zeros(plain.nbytes + byte, np.uint8)
     x = np.ndarray(plain.shape, plain.dtype, memory, byte)
     x[...] = plain
-    layer, period = nbconv.Conv1d(weight, bias, **PLACED.params), 2048
+    layer, shift = nbconv.Conv1d(weight, bias, **case.params), period // 2 if period > 64 else 0
     with nbconv.num_threads(threads):
         first = layer(x)
         for y in layer(x), layer(x):
             assert_equal(y, first)
             assert y.flags.carray
-            assert 0 <= period // 2 - (y.ctypes.data - x.ctypes.data) % period < y.itemsize
+            assert (x.ctypes.data + shift - y.ctypes.data) % period < y.itemsize
+
+
+@only_compiled
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_outputs_begin_with_a_line_of_the_cache(threads: int) -> None:
+    x, weight, bias = arrays_of(Case("conv1d", (1, 3000, 8), (24, 8, 1)), np.float32, real_numbers)
+    layer = nbconv.Conv1d(weight, bias)
+    with nbconv.num_threads(threads):
+        first = layer(x), nbconv.conv1d(x, weight, bias)
+        for _ in range(3):
+            for before, y in zip(first, (layer(x), nbconv.conv1d(x, weight, bias)), strict=True):
+                assert_equal(y, before)
+                assert y.flags.carray
+                assert y.ctypes.data % 64 == 0
 
 
 @pytest.mark.parametrize("case", [TINY, LONGER, PLACED], ids=("tiny", "longer", "placed"))

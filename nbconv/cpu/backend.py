@@ -270,7 +270,7 @@ def _is_brief(plan: Plan, compute: np.dtype) -> bool:
 
 
 def _output_maker(plan: Plan, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    return output_maker(plan.output_shape, x.dtype, sets_apart(x.strides[-2]) if plan.slides else 0)
+    return output_maker(plan.output_shape, x.dtype, sets_apart(x.strides[-2]) if plan.slides else None)
 
 
 def _begins_lowest(array: np.ndarray) -> bool:

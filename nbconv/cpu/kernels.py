@@ -39,8 +39,8 @@ class Kernels:
     widest: int
     rows: int
 
-    def serve_lines(self, w: Axis, run: int) -> bool:
-        """Say whether those of tiles that slide, for runs of so many terms, run through several lines of an image."""
+    def slide_along(self, w: Axis, run: int) -> bool:
+        """Say whether depthwise windows slide, along an axis, in runs of so many terms."""
         return self.slides and not self.spreads and run == w.taps > 0
 
     def list_addresses(self, w: Axis, run: int, margins: Margins | None, tile_sizes: Iterable[int]) -> list[int]:
@@ -48,7 +48,7 @@ class Kernels:
 
         Tiles of one run of terms, or 0 where runs differ, have these `margins`, or do not slide at all.
         """
-        slides = margins is not None and (self.spreads or self.serve_lines(w, run))
+        slides = margins is not None and (self.spreads or self.slide_along(w, run))
         slide = Slide(w.taps, w.stride, w.dilation, *(margins or ())) if slides else None
         kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
         for rows in tile_sizes:

@@ -1,4 +1,8 @@
-"""Where an output lies: rows that share sets of L1 with the rows of x that they are made of push each other out."""
+"""Where an output lies in memory.
+
+A vector that lies across two lines of the cache takes two loads or stores, and NumPy's arrays begin in the middle of a
+line. Rows that share sets of L1 with the rows of x that they are made of push each other out.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,34 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..runtime.entry import can_enter, gap_entry
+from ..runtime.entry import address_entry, can_enter
 
 __all__ = ["output_maker"]
 
-_WORTH = 1 << 27  # numbers of an output times `apart`: less is done as soon, on the average, wherever it lies
+_LINE = 64
+# Numbers of an output: fewer are done as soon, on the average, wherever they lie. Where all rows share one set, half.
+_WORTH, _ONE_SET = 1 << 16, 4096
 
 
-def output_maker(shape: tuple[int, ...], dtype: np.dtype, apart: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Give what makes an output for an x: half of `apart` bytes, of so many, from where x lies; 0: anywhere.
+def output_maker(shape: tuple[int, ...], dtype: np.dtype, apart: int | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Give what makes an output for an x: at the begin of a line, for whatever reads it next.
 
-    A vector of it lies across two lines of the cache only where the one of x does.
+    Where vectors of both are worked on side by side, `apart` is not None: vectors of both then lie across lines, or
+    neither, and rows half of so many bytes, after which they come back to a set of L1, from those of x.
     """
     empty, numbers = np.empty, math.prod(shape)
-    if not apart or numbers * apart < _WORTH or not can_enter():
+    if not can_enter() or numbers < (_WORTH // 2 if apart == _ONE_SET else _WORTH):
         return lambda x: empty(shape, dtype)
-    size, half, array, byte, gap = numbers * dtype.itemsize + apart, apart // 2, np.ndarray, np.dtype("B"), gap_entry()
-    aligned = -dtype.itemsize  # whatever x is
+    array, address, byte = np.ndarray, address_entry(), np.dtype("B")
+    period, shift, aligned = max(apart or 0, _LINE), (apart or 0) // 2, -dtype.itemsize
+    size = numbers * dtype.itemsize + period
 
-    def place(x: np.ndarray) -> np.ndarray:
+    def at_line(x: np.ndarray) -> np.ndarray:
         memory = empty(size, byte)
-        return array(shape, dtype, memory, (gap(x, memory) + half) % apart & aligned)
+        return array(shape, dtype, memory, -address(memory) % _LINE)
 
-    return place
+    def beside(x: np.ndarray) -> np.ndarray:
+        memory = empty(size, byte)
+        return array(shape, dtype, memory, (address(x) + shift - address(memory)) % period & aligned)
+
+    return at_line if apart is None else beside

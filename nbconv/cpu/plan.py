@@ -308,9 +308,10 @@ class _Builder:
             length = row[T.LINE_LENGTH] if some else 0
             blocks = [(start, min(start + row[T.BLOCK], length)) for start in range(0, length, row[T.BLOCK])]
             cuts[field] = [tuple(cut_line(*block, is_open, call, row, self._sliding_rows(w))) for block in blocks]
-        all_wide = all(strip.part & WIDE for strip in itertools.chain(*cuts[T.CUTS]))
-        if all_wide and self.kernels.serve_lines(w, run) and not self.scratch:
-            row[T.LINES_TOGETHER] = row[T.LINES_PER_BLOCK]  # what one line has read, the next finds in L1
+        all_slide = all(strip.part & WIDE for strip in itertools.chain(*cuts[T.CUTS])) and not self.scratch
+        if all_slide and self.kernels.slide_along(w, run) and not self.kernels.far_rows:
+            # What one line has read, the next finds in L1. From memory x comes sooner in order.
+            row[T.LINES_TOGETHER] = row[T.LINES_PER_BLOCK]
         for strip in itertools.chain(*cuts[T.CUTS], *cuts[T.CLOSED_CUTS]):
             sizes.setdefault(strip.margins, set()).add(strip.rows)
         kernels = {m: table.add(self.kernels.list_addresses(w, run, m, sizes[m]))[0] for m in sizes}
