@@ -25,7 +25,6 @@ from .segments import Segments, weights_fuse
 from .strips import STRIP_FIELDS, WIDE, Margins, Strip, cut_line
 from .tiles import (
     FAR_POSITIONS,
-    LARGE_WINDOW,
     MOST_FAR_TAPS,
     blocking,
     edges_pay,
@@ -371,9 +370,8 @@ class _Builder:
         call[T.PANEL_SIZE] = panel_rows * panel_terms if self.open != T.ALL_OPEN else 0
         scratch_rows = max(self.rows, min(self.blocking.panel // self.held_columns, max_positions))
         call[T.SCRATCH_ROWS] = scratch_rows if self.scratch else max_positions
-        # Depthwise tiles that slide read x row by row, all columns of a tile before the next one: they wait for memory,
-        # which comes sooner in order, unless their window is large. Their outputs are still near when they are done.
-        wide = self.slides and not self.spreads and self.h.taps * self.w.taps < LARGE_WINDOW
+        # Depthwise tiles that slide take all columns of a job. Their outputs are still near when they are done.
+        wide = self.slides and not self.spreads
         near = max(self.rows, self.blocking.near // max(1, self.channels))
         call[T.WIDE] = int(wide)
         call[T.STRIP_ROWS] = min(near, call[T.SCRATCH_ROWS]) if wide else call[T.SCRATCH_ROWS]

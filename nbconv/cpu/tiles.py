@@ -19,7 +19,6 @@ from ..runtime.target import host_target
 
 __all__ = [
     "FAR_POSITIONS",
-    "LARGE_WINDOW",
     "MOST_FAR_TAPS",
     "SHORT_RUNS",
     "Blocking",
@@ -298,10 +297,6 @@ SHORT_RUNS = 8, 16
 
 # Taps of a window up to which a depthwise tile waits for remote lines, where it does not ask for them ahead.
 MOST_FAR_TAPS = 25
-
-# Taps from which on a depthwise tile has so many products that x is better read column by column of a block, as then
-# its few rows stay in L1.
-LARGE_WINDOW = 49
 
 
 # Positions of a job that pay for weights from beyond L2: with fewer, threads had better have columns of their own.
