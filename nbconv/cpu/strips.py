@@ -18,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 # Fields of a strip: a run of tiles of the same number of rows that lie evenly in x, or in the panel. The planner gives
-# those up to POSITION, which is counted from the start of a block there; its segments are those of a whole line. So many
+# those up to POSITION, which is counted from the start of a block there; its segments are those of a whole line. Some
 # LINES of an image have the same run, each below the other.
 (
     ROWS, TILES, PART, KERNELS, TERM, TERM_END, SEGMENT, SEGMENT_END, POSITION, X, Y, LINES, PANEL, SUMS, STRIP_FIELDS
