@@ -281,7 +281,8 @@ _CONV2D = [
         ((2, 9, 12, 10), (10, 1, 3, 3), {"groups": 10, "padding": 2, "padding_mode": "circular"}),
         ((9, 12, 10), (10, 1, 3, 3), {"groups": 10, "padding": 1}),
         # One call of a kernel serves the lines that meet all rows of the window.
-        ((2, 11, 14, 40), (40, 1, 3, 3), {"groups": 40, "padding": 1}, "smoke"),
+        ((2, 7, 9, 5), (5, 1, 3, 3), {"groups": 5, "padding": 1}, "smoke"),
+        ((2, 11, 14, 40), (40, 1, 3, 3), {"groups": 40, "padding": 1}),
         ((2, 12, 29, 16), (16, 1, 5, 3), {"groups": 16, "padding": ((4, 0), (1, 1)), "dilation": (2, 1)}),
         ((2, 13, 15, 112), (112, 1, 3, 3), {"groups": 112, "padding": 1, "stride": (2, 1)}),
     ),
