@@ -23,7 +23,7 @@ from .tiles import blocking, max_reducing_vectors, max_rows, split_columns
 __all__ = ["GradMemory", "GradPlan", "plan_tiles"]
 
 _UNIT = Axis(1, 1, 1, 1, 0, 0, 1)
-_CHUNK = 1 << 16  # numbers of both operands that stay in L2 beside the sums
+_CHUNK = 1 << 17  # numbers of both operands that stay in L2 beside the sums
 _LEAST_CHUNK, _MOST_CHUNK = 256, 2048  # positions that pay for a round of all taps; that one round takes
 _SUMS = 96 * 1024  # float32 numbers of a job's sums, which share L2 with them
 _PANEL = 128 * 1024  # numbers of a gathered panel
