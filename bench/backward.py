@@ -217,7 +217,8 @@ def weight_shares(names: Sequence[str] = PEAK_SHAPES) -> list[tuple[Case, float]
 def spins_beside(call: Callable[[], Any], seconds: float) -> float:
     """Give the share of a call's time that a spin at the peak takes, right before and behind it; the median counts.
 
-    The processor's clock drifts by more than a good layer is off the peak: each call has the peak of its own moment.
+    Spins of one run differ by more than a good layer is off the peak, and the best of them all would be the bound of
+    no call: each is compared with its own neighbours.
     """
     spin, shares, end = peak_contestant().call, [], time.perf_counter() + seconds
     while not shares or time.perf_counter() < end:

@@ -1,7 +1,8 @@
 """Where an output lies in memory.
 
 A vector that lies across two lines of the cache takes two loads or stores, and NumPy's arrays begin in the middle of a
-line. Rows that share sets of L1 with the rows of x that they are made of push each other out.
+line. Rows that share sets of L1 with the rows of x that they are made of push each other out. An output that is placed
+is a view of some more memory than it needs, and keeps that alive.
 """
 
 from __future__ import annotations

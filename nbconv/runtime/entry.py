@@ -55,8 +55,8 @@ def can_enter() -> bool:
 def entry(function: Any, dtypes: tuple[np.dtype, ...], name: str, *, releases: bool) -> Callable[..., Any]:
     """Compile a function of eight flat arrays for the cache's `name`; give what calls it and returns the last of them.
 
-    It is called with arrays of just these dtypes and of any shapes, whose first number has the lowest address. Whether
-    it `releases` the interpreter's lock: then its caller's scratch must be its own.
+    It is called with arrays of just these dtypes and of any shapes, whose first number has the lowest address. One that
+    `releases` the interpreter's lock is to be given scratch that no other call uses.
     """
     numbers = [types.uint16 if dtype.itemsize == 2 else getattr(types, dtype.name) for dtype in dtypes]
     arrays_at, kept_at = _reader([types.Array(number, 1, "C") for number in numbers]), _keeper(len(dtypes) - 1)
