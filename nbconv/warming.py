@@ -89,10 +89,28 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     """Name every step and what does it; of two steps with one name, one is enough."""
     from .cpu.backend import activation_address
     from .cpu.loops import direct_entry, exchange_rows
-    from .cpu.tiles import MOST_FAR_TAPS, SHORT_RUNS, dense_kind, full_tiles, max_narrow_rows, max_rows, sliding_rows
+    from .cpu.tiles import (
+        MOST_FAR_TAPS,
+        SHORT_RUNS,
+        dense_kind,
+        full_tiles,
+        max_narrow_rows,
+        max_reducing_vectors,
+        max_rows,
+        sliding_rows,
+    )
     from .runtime.calls import addition
     from .runtime.entry import can_enter
-    from .runtime.microkernel import NARROW, Slide, kind_lanes, short_kernel, sliding_kernel, tile_kernel
+    from .runtime.microkernel import (
+        DENSE,
+        NARROW,
+        Slide,
+        adding_kernel,
+        kind_lanes,
+        short_kernel,
+        sliding_kernel,
+        tile_kernel,
+    )
 
     compute = compute_dtype(dtype)
     yield f"{dtype} loops", partial(_convolve, dtype, 64, threads=1)
@@ -123,6 +141,9 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     for name in ("float16", "bfloat16") if dtype.itemsize == 2 else (dtype.name,):
         yield f"{name} residual", partial(addition, name)
     if gradients:
+        for vectors in range(1, max_reducing_vectors() + 1):
+            for rows in range(1, max_rows(vectors, False) + 1):
+                yield f"{compute} adding tile {rows}x{vectors}", partial(adding_kernel, compute, DENSE, rows, vectors)
         yield f"{dtype} gradients", partial(_differentiate, dtype, 64, threads=1)
         yield f"{dtype} gradients, threads", partial(_differentiate, dtype, 4096, threads=2)
 

@@ -27,6 +27,7 @@ from nbconv.runtime.microkernel import (
     NARROW,
     TRIMMED,
     Slide,
+    adding_kernel,
     correlating_kernel,
     far_kernel,
     grouped,
@@ -109,6 +110,7 @@ def check_tile(dtype: np.dtype, kind: int, rows: int, vectors: int, last: int, r
         c[:] = np.nan
         compiled_run_tile(far_kernel(dtype, kind, rows, vectors), *arguments, c, *place)
         np.testing.assert_array_equal(c, expected)
+        check_adding_tile(arguments[:-3], c, place, kind, rows, vectors)
     if kind == DENSE:
         by_hand = bias[1 : 1 + columns] + sum(
             a[t + m * a_row : t + m * a_row + run][:, None] * b[u + np.arange(run)[:, None] * b_k + np.arange(columns)]
@@ -116,6 +118,20 @@ def check_tile(dtype: np.dtype, kind: int, rows: int, vectors: int, last: int, r
             for t, u in zip(a_taps, b_taps, strict=True)
         ).sum(axis=0)
         np.testing.assert_array_equal(c[GAP : GAP + columns], by_hand)
+
+
+def check_adding_tile(
+    operands: tuple[Any, ...], c: np.ndarray, place: tuple[int, ...], kind: int, rows: int, vectors: int
+) -> None:
+    """Add a product to what is in c: trimmed, or of whole vectors."""
+    if not kind & TRIMMED and place[2] % lanes(c.dtype):
+        return
+    expected = c.copy()
+    run_tile((kind << 16) | (rows << 8) | vectors, *operands, expected, *place[:2], expected, *place)
+    for pace in (0, 1, 2, 4):
+        sums = c.copy()
+        compiled_run_tile(adding_kernel(c.dtype, kind, rows, vectors, pace), *operands, sums, *place[:2], sums, *place)
+        np.testing.assert_array_equal(sums, expected)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

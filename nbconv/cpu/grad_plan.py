@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..geometry import PADDING_MODES, Axis, Geometry
-from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, correlating_kernel, far_kernel, tile_kernel
+from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, adding_kernel, correlating_kernel, tile_kernel
 from ..runtime.target import host_target, lanes
 from . import grad_tables as G
 from .tables import NOT_HALF
@@ -23,9 +23,9 @@ from .tiles import blocking, max_reducing_vectors, max_rows, split_columns
 __all__ = ["GradMemory", "GradPlan", "plan_tiles"]
 
 _UNIT = Axis(1, 1, 1, 1, 0, 0, 1)
-_CHUNK = 1 << 17  # numbers of both operands that stay in L2 beside the sums
+_CHUNK = 1 << 17  # numbers of both operands that stay in L2
 _LEAST_CHUNK, _MOST_CHUNK = 256, 2048  # positions that pay for a round of all taps; that one round takes
-_SUMS = 96 * 1024  # float32 numbers of a job's sums, which share L2 with them
+_SUMS = 128 * 1024  # float32 numbers of a job's sums, which L2 need not hold: they come and go in order
 _PANEL = 128 * 1024  # numbers of a gathered panel
 # The reduction of a small weight is split, so that each thread has as much to do: into so many parts at most, and as
 # many jobs at most, of so many positions at least, which pay for zeroing and adding one more set of sums.
@@ -34,6 +34,7 @@ _LEAST_BLOCK = 32 * 1024  # float32 numbers: sums of a job that uses what it rea
 # Tiles of a whole depthwise window: the more vectors side by side, the more of a line of the cache is used at once.
 _MOST_WINDOW_VECTORS, _WINDOW_REGISTERS = 2, 6  # beside the sums: what they are made of
 _LINE = 64  # bytes of a cache line
+_PACES = 4, 2, 1  # terms for each line that is asked for: few at a time, as they hold up what tiles load themselves
 
 Steps = tuple[int, int, int, int]
 
@@ -159,12 +160,13 @@ class _Builder:
             call[G.NEXT_SUMS] = -(-math.prod(sizes) // line) * line
             call[G.SUMS_SIZE] = call[G.NEXT_SUMS] * min(2, parts)
         call[G.SCRATCH_SIZE] = call[G.SUMS_SIZE] + call[G.WIDE_PANEL_SIZE] + call[G.NARROW_PANEL_SIZE]
-        call[G.STORE], call[G.ASKS] = self._store(sizes), self._asks(chunk, sizes)
+        call[G.STORE] = self._store(sizes)
+        call[G.ASKS], call[G.PACE] = self._asks(chunk, sizes)
         return GradPlan(
             call=np.array(call, np.int64),
             segments=np.array(segments, np.int64).reshape(-1, G.SEGMENT_FIELDS),
             blocks=np.array(blocks, np.int64).reshape(-1, G.BLOCK_FIELDS),
-            kernels=self._kernels(segments, cuts, call[G.ASKS] > 0),
+            kernels=self._kernels(segments, cuts, call[G.PACE]),
             max_rows=np.array([1] + [max_rows(v, self.tied) for v in range(1, self.widest + 1)], np.int64),
             jobs=parts * len(blocks) if apart else len(blocks),
             scratch_size=call[G.SCRATCH_SIZE],
@@ -221,7 +223,7 @@ class _Builder:
                 axis = 1
             else:
                 return cuts
-            counts[axis] = 2 * counts[axis] if self.workers > 1 else counts[axis] + 1
+            counts[axis] *= 2
 
     def _store(self, sizes: tuple[int, ...]) -> int:
         """Tell how a block of sums, narrow channels innermost, lies in the result."""
@@ -234,18 +236,23 @@ class _Builder:
             return G.TRANSPOSED
         return G.BY_ROW if self.memory.grad[0] == 1 and not self.swapped else G.BY_NUMBER
 
-    def _asks(self, chunk: int, sizes: tuple[int, ...]) -> int:
-        """Choose how many tiles of a strip ask for the next chunk, where it is not in L2 anyway."""
+    def _asks(self, chunk: int, sizes: tuple[int, ...]) -> tuple[int, int]:
+        """Choose how many tiles of a strip ask for the next chunk, and the terms for each line; 0 where it is near."""
         h, w, (rows, taps, wide, narrow) = self.h, self.w, sizes
         numbers = self.n * (h.size * w.size * self.geometry.c_in + h.out * w.out * self.geometry.c_out)
         if self.gathered or self.tied or numbers <= blocking(self.memory.compute).far:
-            return 0
+            return 0, 0
         line = _LINE // self.memory.compute.itemsize
-        columns = min(w.stride, w.reach) * -(-wide // line) + -(-narrow // line)
-        terms = wide * taps if self.fused else wide
-        vectors = -(-(terms if self.swapped else narrow) // self.lanes)
-        strips = rows * (1 if self.fused else taps) * -(-vectors // self.widest)
-        return -(-columns // strips)
+        lines = [-(-run // line) + (run < step) for run, step in ((wide, self.wide[2]), (narrow, self.narrow[2]))]
+        columns = min(w.stride, w.reach) * lines[0] + lines[1]
+        terms, of_columns = wide * taps if self.fused else wide, narrow
+        if self.swapped:
+            terms, of_columns = of_columns, terms
+        strips = rows * (1 if self.fused else taps)
+        widths = split_columns(-(-of_columns // self.lanes), self.widest)
+        tiles = strips * sum(-(-terms // max_rows(vectors, False)) for vectors in widths)
+        pace = max((pace for pace in _PACES if columns * pace <= tiles), default=1)
+        return -(-columns * pace // (strips * len(widths))), pace
 
     def _chunk_positions(self) -> int:
         """Choose how many positions are reduced at once; gathered, their panel must stay small."""
@@ -303,7 +310,7 @@ class _Builder:
         call[G.LINE], call[G.REACH_H] = _LINE // memory.compute.itemsize, h.reach
         return call
 
-    def _kernels(self, segments: list[tuple[int, ...]], cuts: list[list[tuple[int, int]]], ask: bool) -> np.ndarray:
+    def _kernels(self, segments: list[tuple[int, ...]], cuts: list[list[tuple[int, int]]], pace: int) -> np.ndarray:
         """Compile the tile kernels that blocks of these cuts use."""
         row_cuts, tap_cuts, wide_cuts, narrow_cuts = cuts
         tap_counts = {
@@ -323,8 +330,8 @@ class _Builder:
                     tiles = -(-rows // max_rows(vectors, self.tied))
                     for size in {rows // tiles, -(-rows // tiles)}:
                         kernels[:, vectors, size] = self._kernel(kind, size, vectors)
-                        if ask:
-                            kernels[1, vectors, size] = far_kernel(self.memory.compute, kind, size, vectors)
+                        if pace:
+                            kernels[1, vectors, size] = adding_kernel(self.memory.compute, kind, size, vectors, pace)
         if self.windows:
             for lines in {end - low for low, end in row_cuts}:
                 steps = self.w.dilation, self.w.stride
@@ -337,7 +344,8 @@ class _Builder:
     def _kernel(self, kind: int, rows: int, vectors: int) -> int:
         if self.tied and rows > 1:  # rows are taps, terms positions: both lie some pixels apart
             return correlating_kernel(self.memory.compute, kind, self.w.dilation, self.w.stride, rows, vectors)
-        return tile_kernel(self.memory.compute, kind, rows, vectors)
+        compiled = tile_kernel if self.tied else adding_kernel
+        return compiled(self.memory.compute, kind, rows, vectors)
 
 
 def tap_segments(axis: Axis, tap: int, mode: str) -> list[tuple[int, int, int, int]]:

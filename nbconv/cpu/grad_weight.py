@@ -25,7 +25,7 @@ from ..runtime.threads import get_num_threads, launch
 from ..runtime.twins import twins
 from ..runtime.workspace import aligned_empty, give_back, take
 from . import grad_tables as G
-from .grad_ahead import AHEAD_FIELDS, columns_left, look_ahead, next_column
+from .grad_ahead import AHEAD_FIELDS, look_ahead, next_lines, tiles_to_ask
 from .grad_plan import GradMemory, GradPlan, plan_tiles
 from .grad_store import store_block
 from .grad_windows import Data, WindowPlan, multiply_windows, plan_windows
@@ -332,17 +332,18 @@ def _add_tiles(
         size, larger = divmod(rows, row_tiles)
         here, a_here = at + column, a_at + a_column
         for tiles, tile_rows in ((larger, size + 1), (row_tiles - larger, size)):
-            asking = min(tiles, columns_left(ahead), call[G.ASKS])
-            for _ in range(asking):
-                start, step, is_wide = next_column(ahead, call)
+            asking, asked = min(tiles, tiles_to_ask(ahead), call[G.ASKS]), 0
+            while asked < asking:
+                start, step, is_wide, together = next_lines(ahead, asking - asked, call)
                 line = place(a, start) if is_wide != call[G.SWAPPED] else place(b, start)
                 run_tile_at(
                     kernels[1, vector_end - vector, tile_rows], place(a, a_here), a_row, a_k, place(a_lines, 0),
                     place(b, b_at + column), b_k, place(b_lines, 0), count, run, place(sums, here), sums_row,
-                    place(sums, here), sums_row, wide, 1, line, step * sums.itemsize,
+                    place(sums, here), sums_row, wide, together, line, step * sums.itemsize,
                 )  # fmt: skip
-                here += tile_rows * sums_row
-                a_here += tile_rows * a_row
+                here += together * tile_rows * sums_row
+                a_here += together * tile_rows * a_row
+                asked += together
             if tiles > asking:
                 run_tile(
                     kernels[0, vector_end - vector, tile_rows], a, a_here, a_row, a_k, a_lines, b, b_at + column, b_k,

@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba import types
 from numpy.lib.stride_tricks import as_strided
 
+from .adding_code import adding_code
 from .dot_code import dot_code, sliding_dot_code
 from .jit import callback, emitted, pure
 from .memory import Place, element_pointer
@@ -42,6 +43,7 @@ __all__ = [
     "NARROW",
     "TRIMMED",
     "Slide",
+    "adding_kernel",
     "correlating_kernel",
     "far_kernel",
     "group_of",
@@ -145,9 +147,9 @@ def run_tile_at(
 ) -> None:  # fmt: skip
     """Compute as `run_tile` does, given places; `taps` are counted from those of the tables of taps.
 
-    A tile of `far_kernel` asks, at each term, for the line at `ahead`, and goes on from there by `ahead_step` bytes.
-    What it is to a `correlating_kernel`, is said there. A `sliding_kernel` runs all tiles of each of some `lines` of
-    the image, so many numbers apart; others take one.
+    A tile of `far_kernel` asks, at each term, for the line at `ahead`, and goes on from there by `ahead_step` bytes,
+    one of an `adding_kernel` at every few terms. What they are to a `correlating_kernel`, is said there. A
+    `sliding_kernel` runs all tiles of each of some `lines` of the image, so many numbers apart; others take one.
     """
     x_taps, w_taps = (taps_at.array[taps_at.start :] for taps_at in (a_taps, b_taps))
     windows, rows = max(1, kernel >> 24 & 255), kernel >> 8 & 255
@@ -188,6 +190,18 @@ def far_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
         return tile_kernel(dtype, kind, rows, vectors)
     tile = tile_code(dtype, kind, rows, vectors, lanes(dtype), True)
     return _compile(tile, f"far_{dtype.name}_{kind}_{rows}x{vectors}x{lanes(dtype)}")
+
+
+@cache
+def adding_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int, pace: int = 0) -> int:
+    """Compile a dense kernel, trimmed or not, whose `init` is `c`; it writes whole vectors where it is not trimmed.
+
+    If `pace` is not 0, it asks ahead once in so many terms, counted over all tiles of a call.
+    """
+    if pure():
+        return tile_kernel(dtype, kind, rows, vectors)
+    tile = adding_code(dtype, kind, rows, vectors, pace, lanes(dtype))
+    return _compile(tile, f"add_{dtype.name}_{kind}_{rows}x{vectors}x{lanes(dtype)}_{pace}")
 
 
 @cache
