@@ -17,13 +17,13 @@ _WIDE, _NARROW, _WIDE_RUN, _WIDE_COLUMNS, _POSITIONS, _TILES, _NEXT, AHEAD_FIELD
 
 
 @helper
-def look_ahead(ahead, chunk, chunk_end, wide_at, wide_run, narrow_at, narrow_run, call):
+def look_ahead(ahead, chunk, chunks, wide_at, wide_run, narrow_at, narrow_run, call):
     """Prepare to ask for a chunk, of whose positions a block reads so many numbers; for nothing behind the last.
 
     Borders and padding count as if data lay there: it does not matter what is asked for.
     """
     ahead[_TILES] = ahead[_NEXT] = 0
-    if call[G.ASKS] == 0 or chunk >= chunk_end:
+    if call[G.ASKS] == 0 or chunk >= chunks:
         return
     if call[G.PIECES] > 1:
         line, piece = divmod(chunk, call[G.PIECES])

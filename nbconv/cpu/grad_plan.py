@@ -25,7 +25,8 @@ __all__ = ["GradMemory", "GradPlan", "plan_tiles"]
 _UNIT = Axis(1, 1, 1, 1, 0, 0, 1)
 _CHUNK = 1 << 17  # numbers of both operands that stay in L2
 _LEAST_CHUNK, _MOST_CHUNK = 256, 2048  # positions that pay for a round of all taps; that one round takes
-_SUMS = 128 * 1024  # float32 numbers of a job's sums, which L2 need not hold: they come and go in order
+_SUMS = 192 * 1024  # float32 numbers of a job's sums, which L2 need not hold: they come and go in order
+_MOST_VECTORS = 8  # of columns of a job: more would push out of L2 what all of them read
 _PANEL = 128 * 1024  # numbers of a gathered panel
 # The reduction of a small weight is split, so that each thread has as much to do: into so many parts at most, and as
 # many jobs at most, of so many positions at least, which pay for zeroing and adding one more set of sums.
@@ -213,7 +214,8 @@ class _Builder:
                 return cuts
             h, taps, wide, narrow = sizes
             # Both channel ranges long: each number that is loaded meets many. Taps last: they are neighbours in memory.
-            if narrow > of_narrow and (narrow >= wide or wide <= of_wide or self.fused):
+            is_broad = not self.swapped and narrow > _MOST_VECTORS * self.lanes
+            if narrow > of_narrow and (is_broad or narrow >= wide or wide <= of_wide or self.fused):
                 axis = 3
             elif wide > of_wide and not self.fused:
                 axis = 2

@@ -99,11 +99,11 @@ def _accumulate(
             if apart:
                 sums, at = parts, part * call[G.TOTAL] + block[G.BLOCK_OFFSET]
             zero_run(sums, at, size)
-            chunk_end = chunks * (part + 1) // n_parts
-            for chunk in range(chunks * part // n_parts, chunk_end):
+            end = chunks * (part + 1) // n_parts
+            for chunk in range(chunks * part // n_parts, end):
                 _add_chunk(
-                    chunk, chunk_end, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels,
-                    max_rows, wide_panel, narrow_panel, wide_lines, narrow_lines, ahead,
+                    chunk, end if apart else chunks, block, sums, at, wide, wide_start, narrow, narrow_start, call,
+                    segments, kernels, max_rows, wide_panel, narrow_panel, wide_lines, narrow_lines, ahead,
                 )  # fmt: skip
             if part > 0 and not apart:
                 _add_run(own, 0, at, size)
@@ -137,10 +137,10 @@ def _block_size(block):
 
 @helper
 def _add_chunk(
-    chunk, chunk_end, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels, max_rows,
+    chunk, chunks, block, sums, at, wide, wide_start, narrow, narrow_start, call, segments, kernels, max_rows,
     wide_panel, narrow_panel, wide_lines, narrow_lines, ahead,
 ):  # fmt: skip
-    """Add the products of one chunk of positions to the sums of one block."""
+    """Add the products of one chunk of positions to the sums of one block; the next of `chunks` is asked for."""
     pieces = call[G.PIECES]
     if pieces > 1:
         line, piece = divmod(chunk, pieces)
@@ -160,7 +160,7 @@ def _add_chunk(
     narrow_at = narrow_start + (group * call[G.C_NARROW] + low) * call[G.NARROW_C]
     span = (end - first - 1) * call[G.STRIDE_W] + call[G.REACH_W]
     left = first * call[G.STRIDE_W] - call[G.LO_W]
-    look_ahead(ahead, chunk + 1, chunk_end, wide_at, wide_width, narrow_at, high - low, call)
+    look_ahead(ahead, chunk + 1, chunks, wide_at, wide_width, narrow_at, high - low, call)
     if gathered:
         for here in range(line, line_end):
             sample, out_h = divmod(here, call[G.OUT_H])
