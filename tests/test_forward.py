@@ -12,10 +12,14 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import nbconv
+from nbconv.cpu import backend, plan
+from nbconv.cpu.tiles import blocking
+from nbconv.geometry import Geometry
 from tests.cases import CASES, Case, small_perf_cases
 from tests.helpers import (
     ALGORITHMS,
     DTYPES,
+    LAYERS,
     LAYOUTS,
     Array,
     arrays_of,
@@ -33,6 +37,7 @@ from tests.helpers import (
 
 ALL = case_params([*CASES, *small_perf_cases()])
 SMOKE = case_params([case for case in CASES if "smoke" in case.tags])
+FIND_PLAN = backend.find_plan
 with_dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 with_algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
@@ -64,6 +69,27 @@ def test_real_numbers_are_close(case: Case, dtype: np.dtype[Any]) -> None:
     expected, tolerance = expected_of(case, x, weight, bias), sum_tolerance(case, x, weight, bias)
     for algorithm in ALGORITHMS:
         assert_close(run(case, x, weight, bias, algorithm=algorithm), expected, tolerance, algorithm)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", SMOKE)
+def test_asking_ahead_changes_no_number(case: Case, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if all weights came from memory, in chunks of few terms: each asks for the next one of its thread."""
+    x, weight, bias = arrays_of(case, np.dtype(np.float32))
+    always = blocking(x.dtype)._replace(uncached=-1, reduction=8, rows_span=1)
+    monkeypatch.setattr(plan, "blocking", lambda dtype: always)
+    monkeypatch.setattr(backend, "find_plan", find_new_plan)
+    with nbconv.num_threads(threads):
+        y = LAYERS[case.op](weight, bias, **case.params)(x)
+    assert_equal(y, expected_of(case, x, weight, bias))
+
+
+def find_new_plan(geometry: Geometry, x: Array, weights: backend.Weights, y: Array, algorithm: str) -> plan.Plan:
+    """Plan as `find_plan` does for a first call, and keep nothing."""
+    weights.layout.plans.clear()
+    made = FIND_PLAN(geometry, x, weights, y, algorithm)
+    weights.layout.plans.clear()
+    return made
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -38,33 +38,74 @@ def convolve(
     Threads  over jobs: every job owns its outputs, so the bits do not depend on the number of threads
     """
     work, notes = work[worker * plan[T.WORK_SIZE] :], notes[worker * plan[T.NOTES_SIZE] :]
-    blocks, phase, begin = plan[T.COLUMN_BLOCKS], plan[T.PHASES], 0
+    phase, begin = plan[T.PHASES], np.int64(0)
     for here in range(job, job_end):
-        if plan[T.TURNS] > 1:
-            number, turn = divmod(here, plan[T.TURNS])
-            phase = plan[T.PHASES] + turn * T.PHASE_FIELDS
-            if number >= plan[phase + T.JOB_END]:
-                continue
-        else:
-            while here >= plan[phase + T.JOB_END]:
-                begin = plan[phase + T.JOB_END]
-                phase += T.PHASE_FIELDS
-            number = here - begin
-        block, column_block = divmod(number, blocks)
-        n_columns = (plan[phase + T.COLUMN_END] - plan[phase + T.COLUMN]) // T.COLUMN_FIELDS
-        column = plan[phase + T.COLUMN] + n_columns * column_block // blocks * T.COLUMN_FIELDS
-        column_end = plan[phase + T.COLUMN] + n_columns * (column_block + 1) // blocks * T.COLUMN_FIELDS
+        phase, begin, block, column, column_end = _find_job(here, phase, begin, plan)
         if column < column_end:
             end = S.list_strips(notes, x_start, y_start, block, plan, phase)
             strip = np.int64(0)  # a plain 0 would be a type of its own, and all below compiled for it
             while strip < end:
                 strip_end = S.take_group(notes, strip, end, plan)
                 for chunk in range(plan[phase + T.CHUNK], plan[phase + T.CHUNK_END], T.CHUNK_FIELDS):
+                    further = np.int64(0)
+                    if plan[T.FAR]:
+                        again = strip_end < end
+                        further = _way_to_next(chunk, phase, begin, column, column_end, again, here, job_end, plan)
                     _run_chunk(
-                        chunk, strip, strip_end, column, column_end, x, x_start, w, w_start, bias,
+                        chunk, strip, strip_end, column, column_end, x, x_start, w, w_start, further, bias,
                         residual, residual_start, y, y_start, activation, addition, plan, phase, work, notes,
                     )  # fmt: skip
                 strip = strip_end
+
+
+@helper
+def _find_job(job, phase, begin, plan):
+    """Give a job's phase, the first job of that, the job's block of positions, its first column, and their end.
+
+    The search begins at a phase that is not behind the job's. A job of no columns does nothing.
+    """
+    if plan[T.TURNS] > 1:
+        number, turn = divmod(job, plan[T.TURNS])
+        phase = plan[T.PHASES] + turn * T.PHASE_FIELDS
+    else:
+        while job >= plan[phase + T.JOB_END]:
+            begin = plan[phase + T.JOB_END]
+            phase += T.PHASE_FIELDS
+        number = job - begin
+    blocks, first = plan[T.COLUMN_BLOCKS], plan[phase + T.COLUMN]
+    block, column_block = divmod(number, blocks)
+    n_columns = (plan[phase + T.COLUMN_END] - first) // T.COLUMN_FIELDS
+    if plan[T.TURNS] > 1 and number >= plan[phase + T.JOB_END]:
+        n_columns = 0
+    column = first + n_columns * column_block // blocks * T.COLUMN_FIELDS
+    column_end = first + n_columns * (column_block + 1) // blocks * T.COLUMN_FIELDS
+    return phase, begin, block, column, column_end
+
+
+@helper
+def _way_to_next(chunk, phase, begin, column, column_end, again, job, job_end, plan):
+    """Count the numbers between a chunk's weights for its last tile of columns and those that are read next.
+
+    Those of the next chunk; behind the last one, of the first, `again` for more strips of the job, or of the next job.
+    """
+    next_chunk, next_phase, next_column = chunk + T.CHUNK_FIELDS, phase, column
+    if next_chunk == plan[phase + T.CHUNK_END]:
+        if not again and job + 1 == job_end:
+            return 0
+        if not again:
+            next_phase, _, _, next_column, _ = _find_job(job + 1, phase, begin, plan)
+        next_chunk = plan[next_phase + T.CHUNK]
+    last_column = column_end - T.COLUMN_FIELDS
+    return _weights_at(next_chunk, next_phase, next_column, plan) - _weights_at(chunk, phase, last_column, plan)
+
+
+@helper
+def _weights_at(chunk, phase, column, plan):
+    """Tell where a chunk's weights for a tile of columns begin."""
+    segments = plan[T.W_SEGMENTS] + plan[column + T.VECTORS] * plan[T.SEGMENTS] + plan[phase + T.SEGMENT]
+    start = plan[phase + T.WEIGHT_START] + plan[column + T.WEIGHT_OFFSET]
+    term = plan[chunk + T.CHUNK_K] * plan[column + T.WEIGHT_TERM]
+    return start + plan[segments + plan[chunk + T.CHUNK_SEGMENT]] + term
 
 
 @helper
@@ -93,7 +134,7 @@ def direct_entry(compute: np.dtype, stored: np.dtype, releases: bool) -> tuple[C
 
 @helper
 def _run_chunk(
-    chunk, strip, strip_end, column, column_end, x, x_start, w, w_start, bias,
+    chunk, strip, strip_end, column, column_end, x, x_start, w, w_start, further, bias,
     residual, residual_start, y, y_start, activation, addition, plan, phase, work, notes,
 ):  # fmt: skip
     """Add one chunk of the reduction to a group of strips: from the bias, or from the sums so far, into `sums`."""
@@ -128,6 +169,7 @@ def _run_chunk(
     for j in range(column, column_end, T.COLUMN_FIELDS):
         out_channel, channel = plan[j + T.OUT_CHANNEL], plan[j + T.CHANNEL]
         w_at = w_start + plan[phase + T.WEIGHT_START] + plan[j + T.WEIGHT_OFFSET]
+        way = further if j == last_column else plan[j + T.COLUMN_FIELDS + T.WEIGHT_OFFSET] - plan[j + T.WEIGHT_OFFSET]
         w_segments = plan[T.W_SEGMENTS] + plan[j + T.VECTORS] * plan[T.SEGMENTS] + plan[phase + T.SEGMENT]
         for i in range(strip, strip_end, S.STRIP_FIELDS):
             part = notes[i + S.PART]
@@ -158,12 +200,11 @@ def _run_chunk(
             rows, tiles = notes[i + S.ROWS], notes[i + S.TILES]
             w_here = w_at + first_term * plan[j + T.WEIGHT_TERM]
             ahead, ahead_step = place(w, w_here), 0
-            if plan[T.FAR] and j < last_column:
+            if plan[T.FAR]:
                 # While the tiles of all strips go through these weights, each asks for its share of the next ones.
-                further = plan[j + T.COLUMN_FIELDS + T.WEIGHT_OFFSET] - plan[j + T.WEIGHT_OFFSET]
                 numbers = (segment_end - segment) * (term_end - term) * plan[j + T.WEIGHT_K]
-                ahead = place(w, w_here + plan[w_segments + first] + further + numbers * notes[i + S.SUMS] // all_rows)
-                ahead_step = plan[j + T.WEIGHT_K] * w.itemsize * rows // all_rows
+                ahead = place(w, w_here + plan[w_segments + first] + way + numbers * notes[i + S.SUMS] // all_rows)
+                ahead_step = -(-plan[j + T.WEIGHT_K] * w.itemsize * rows // all_rows)
             kernel = plan[notes[i + S.KERNELS] + plan[j + T.KERNEL_VECTORS] * plan[T.KERNEL_ROW] + rows]
             run_tile_at(
                 kernel, a, a_row, a_term, a_taps,
