@@ -18,7 +18,7 @@ from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, adding_kernel, corr
 from ..runtime.target import host_target, lanes
 from . import grad_tables as G
 from .tables import NOT_HALF
-from .tiles import blocking, max_reducing_vectors, max_rows, split_columns
+from .tiles import blocking, max_reducing_vectors, max_rows, round_up, split_columns
 
 __all__ = ["GradMemory", "GradPlan", "plan_tiles"]
 
@@ -144,6 +144,7 @@ class _Builder:
         total = self.groups * self.h.taps * self.w.taps * self.c_wide * self.c_narrow
         chunk = self._chunk_positions()
         parts = self._parts(chunk, total)
+        chunk = self._even_chunk(chunk, parts)
         # Blocks alone where they keep all threads busy: of parts, all must be kept and added.
         apart = parts > 1 and self.workers > 1 and total < self.workers * _LEAST_BLOCK
         cuts = self._cut(parts if apart else 1)
@@ -281,7 +282,17 @@ class _Builder:
     def _parts(self, chunk: int, total: int) -> int:
         """Choose how many parts the reduction has: by shapes alone, as they decide the order of each sum."""
         wanted = -(-_JOBS * _LEAST_BLOCK // max(1, total))
-        return max(1, min(_PARTS, wanted, self.positions // max(_PART, chunk)))
+        most = max(1, min(_PARTS, wanted, self.positions // max(_PART, chunk)))
+        return 1 << (most.bit_length() - 1)  # threads are mostly as many, and then have as many of them each
+
+    def _even_chunk(self, chunk: int, parts: int) -> int:
+        """Shorten a chunk so that all parts have as many of nearly the same length."""
+        lines, out = max(1, self.n * self.h.out), max(1, self.w.out)
+        if out > chunk:
+            even = -(-out // round_up(self._pieces(chunk), parts // math.gcd(parts, lines)))
+        else:
+            even = -(-lines // round_up(-(-lines // self._lines(chunk)), parts)) * out
+        return even if 2 * even > chunk else chunk
 
     def _call(self, chunk: int) -> list[int]:
         call = [0] * G.CALL_FIELDS

@@ -34,16 +34,13 @@ from .tiles import (
     max_narrow_rows,
     max_rows,
     rim_grows,
+    round_up,
     rows_apart,
     sliding_rows,
     spreading_rows,
 )
 
 __all__ = ["make_plan"]
-
-
-def _round_up(number: int, step: int) -> int:
-    return -(-number // step) * step
 
 
 def make_plan(
@@ -273,7 +270,7 @@ class _Builder:
             # Four blocks for each thread let the last ones finish together; far weights are worth some more positions.
             share = -(-lines * length // (4 * self.workers))
             share = max(share, FAR_POSITIONS if self.far else 1)
-            limit = max(self.rows, min(limit, _round_up(share, self.rows)))
+            limit = max(self.rows, min(limit, round_up(share, self.rows)))
         row[T.LINES], row[T.LINE_LENGTH] = lines, length
         row[T.BLOCKS_PER_LINE] = row[T.LINES_PER_BLOCK] = row[T.BLOCK] = 1
         if lines * length == 0:
@@ -282,9 +279,9 @@ class _Builder:
             count = -(-length // limit)
             if self.workers > 1 and not self.spreads:
                 # As many positions for each worker; tiles of a row fewer cost less than waiting for the last.
-                row[T.BLOCK] = -(-length // (count if lines % self.workers == 0 else _round_up(count, self.workers)))
+                row[T.BLOCK] = -(-length // (count if lines % self.workers == 0 else round_up(count, self.workers)))
             else:
-                row[T.BLOCK] = _round_up(-(-length // count), self.rows)
+                row[T.BLOCK] = round_up(-(-length // count), self.rows)
                 while self.spreads and 0 < length % row[T.BLOCK] < self._sliding_rows(w)[-1]:
                     row[T.BLOCK] += self.rows
             row[T.BLOCKS_PER_LINE] = -(-length // row[T.BLOCK])

@@ -37,6 +37,7 @@ __all__ = [
     "max_rows",
     "max_vectors",
     "rim_grows",
+    "round_up",
     "rows_apart",
     "sets_apart",
     "sliding_rows",
@@ -273,6 +274,11 @@ def split_columns(vectors: int, widest: int) -> list[int]:
     """Cut a row of vectors into tiles of nearly equal width: 5 of at most 4 make 3 + 2, not 4 + 1."""
     tiles = -(-vectors // widest)
     return [vectors // tiles + (i < vectors % tiles) for i in range(tiles)]
+
+
+def round_up(number: int, step: int) -> int:
+    """Give the least multiple of `step` that is not below `number`."""
+    return -(-number // step) * step
 
 
 def blocking(dtype: np.dtype) -> Blocking:
