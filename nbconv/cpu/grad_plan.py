@@ -18,7 +18,7 @@ from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, adding_kernel, corr
 from ..runtime.target import host_target, lanes
 from . import grad_tables as G
 from .tables import NOT_HALF
-from .tiles import blocking, max_reducing_vectors, max_rows, round_up, split_columns
+from .tiles import blocking, max_reducing_vectors, max_rows, round_up, rows_apart, split_columns
 
 __all__ = ["GradMemory", "GradPlan", "plan_tiles"]
 
@@ -163,6 +163,8 @@ class _Builder:
             call[G.SUMS_SIZE] = call[G.NEXT_SUMS] * min(2, parts)
         call[G.SCRATCH_SIZE] = call[G.SUMS_SIZE] + call[G.WIDE_PANEL_SIZE] + call[G.NARROW_PANEL_SIZE]
         call[G.STORE] = self._store(sizes)
+        row_bytes = self.memory.grad[0] * self.memory.compute.itemsize
+        call[G.STORE_TOGETHER] = max(1, rows_apart(self.c_narrow, row_bytes) // self.lanes) * self.lanes
         call[G.ASKS], call[G.PACE] = self._asks(chunk, sizes)
         return GradPlan(
             call=np.array(call, np.int64),

@@ -40,18 +40,23 @@ def _store_transposed(grad, grad_start, sums, at, block, call):
     wide = block[G.BLOCK_WIDE_END] - block[G.BLOCK_WIDE]
     taps = (block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW]) * call[G.KERNEL_W]
     to, source = np.zeros(width, np.int64), np.zeros(width, np.int64)
-    for first in range(0, wide * taps, width):
-        rows = min(width, wide * taps - first)
-        for i in range(rows):
-            channel, tap = divmod(first + i, taps)
-            source[i] = at + (tap * wide + channel) * n
-        for column in range(0, n, width):
-            columns = min(width, n - column)
-            for j in range(columns):
-                to[j] = grad_start + (column + j) * call[G.GRAD_FIRST] + first
-            transpose_block(grad, to, sums, source, rows, columns)
+    together = call[G.STORE_TOGETHER]
+    for low in range(0, n, together):
+        here, tap = at + low, 0
+        for first in range(0, wide * taps, width):
+            rows = min(width, wide * taps - first)
             for i in range(rows):
-                source[i] += width
+                source[i] = here
+                here, tap = here + wide * n, tap + 1
+                if tap == taps:
+                    here, tap = here - (taps * wide - 1) * n, 0
+            for column in range(low, min(low + together, n), width):
+                columns = min(width, n - column)
+                for j in range(columns):
+                    to[j] = grad_start + (column + j) * call[G.GRAD_FIRST] + first
+                transpose_block(grad, to, sums, source, rows, columns)
+                for i in range(rows):
+                    source[i] += width
 
 
 @maker

@@ -37,6 +37,7 @@ PACE = _next()  # terms of such a tile for each line that it asks for
 LINE = _next()  # numbers of a cache line
 REACH_H = _next()
 STORE = _next()  # how sums become the result: BY_NUMBER, TRANSPOSED, BY_ROW
+STORE_TOGETHER = _next()  # rows of the result that are stored at once, in whole vectors, TRANSPOSED
 SUMS_SIZE, WIDE_PANEL_SIZE, NARROW_PANEL_SIZE, SCRATCH_SIZE, MAX_LINES = (_next() for _ in range(5))
 NEXT_SUMS = _next()  # where in its scratch a job sums all parts but the first
 CALL_FIELDS = _next()
