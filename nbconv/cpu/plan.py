@@ -316,7 +316,10 @@ class _Builder:
             row[field], _ = table.add(*(known[line] for line in lines))
 
     def _block_limit(self, w: Axis) -> int:
-        span = self.blocking.rows_span // max(1, w.stride * self.channels)
+        read = w.stride * self.channels
+        if self.dense and self.geometry.groups == 1:
+            read = min(read, self.blocking.reduction)  # a chunk's part of each row
+        span = self.blocking.rows_span // max(1, read)
         limit = max(self.rows, min(self.blocking.max_positions, span))
         return max(1, limit // self.rows) * self.rows
 

@@ -26,6 +26,7 @@ TRIMMED = 2  # added to either: `b` is no padded copy but user memory, of whose 
 NARROW = 64  # dense, on halves of registers, so that fewer lanes lie idle; a_k is 1, and b packed without gaps
 _GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in its kind
 _MOST = 64  # lines asked for at once: what can be on its way, some times over
+_MOST_APART = 2  # times what a tile reads of each of them, rows are asked for ahead
 _UNROLL = 4  # steps of a narrow tile's reduction that share the addresses of its rows
 
 
@@ -113,9 +114,12 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
         last = at_least(0, builder.sub(o.taps, I64(1)))
         last_tap = code.at(a, builder.load(code.at(o.a_taps, last)))
         first = code.at(row_of(code, last_tap, o.a_row, rows - 1), o.run)
-        size = builder.mul(o.a_row, I64(rows * code.size))
+        terms = builder.mul(o.taps, o.run)
+        # Of rows far apart a tile reads little: most of what lies between would come for nothing, and push out the rest.
+        is_near = builder.icmp_signed("<=", o.a_row, builder.mul(terms, I64(_MOST_APART)))
+        size = builder.select(is_near, builder.mul(o.a_row, I64(rows * code.size)), I64(0))
         if kind != NARROW and vectors > 1:  # one vector's terms leave no time for it
-            return [(first, builder.sdiv(size, at_least(1, builder.mul(o.taps, o.run))))]
+            return [(first, builder.sdiv(size, at_least(1, terms)))]
         lines = builder.sdiv(size, I64(LINE))
         ask_for(code, first, builder.select(builder.icmp_signed("<", lines, I64(_MOST)), lines, I64(_MOST)))
         return []
