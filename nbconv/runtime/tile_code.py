@@ -115,7 +115,7 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
         last_tap = code.at(a, builder.load(code.at(o.a_taps, last)))
         first = code.at(row_of(code, last_tap, o.a_row, rows - 1), o.run)
         terms = builder.mul(o.taps, o.run)
-        # Of rows far apart a tile reads little: most of what lies between would come for nothing, and push out the rest.
+        # Of rows far apart a tile reads little: what lies between would come for nothing, and push out the rest.
         is_near = builder.icmp_signed("<=", o.a_row, builder.mul(terms, I64(_MOST_APART)))
         size = builder.select(is_near, builder.mul(o.a_row, I64(rows * code.size)), I64(0))
         if kind != NARROW and vectors > 1:  # one vector's terms leave no time for it
