@@ -14,7 +14,7 @@ from numba.core.dispatcher import Dispatcher
 import nbconv
 from nbconv.cpu import backend, plan
 from nbconv.cpu.tiles import blocking
-from nbconv.geometry import Geometry
+from nbconv.geometry import ConvSpec, Geometry, bind
 from tests.cases import CASES, Case, small_perf_cases
 from tests.helpers import (
     ALGORITHMS,
@@ -82,6 +82,16 @@ def test_asking_ahead_changes_no_number(case: Case, threads: int, monkeypatch: p
     with nbconv.num_threads(threads):
         y = LAYERS[case.op](weight, bias, **case.params)(x)
     assert_equal(y, expected_of(case, x, weight, bias))
+
+
+@pytest.mark.parametrize("terms", [64, 8192])
+def test_rows_of_any_length_make_one_job(terms: int) -> None:
+    """A job reads a chunk of each row; cut by whole rows, many jobs would each read all weights of a long reduction."""
+    x = np.zeros((1, 80, terms), np.float32)
+    geometry = bind(ConvSpec.of("conv1d"), x.shape, (16, terms, 1), None)
+    weights = backend.prepare_weights(geometry.spec, np.zeros((16, terms, 1), np.float32), kept=True)
+    with nbconv.num_threads(1):
+        assert FIND_PLAN(geometry, x, weights, np.zeros((1, 80, 16), np.float32), "auto").jobs == 1
 
 
 def find_new_plan(geometry: Geometry, x: Array, weights: backend.Weights, y: Array, algorithm: str) -> plan.Plan:
