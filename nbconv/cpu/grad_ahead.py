@@ -13,12 +13,12 @@ from . import grad_tables as G
 
 __all__ = ["AHEAD_FIELDS", "look_ahead", "next_lines", "tiles_to_ask"]
 
-_WIDE, _NARROW, _WIDE_RUN, _WIDE_COLUMNS, _POSITIONS, _TILES, _NEXT, AHEAD_FIELDS = range(8)
+_WIDE, _NARROW, _WIDE_COLUMNS, _POSITIONS, _TILES, _NEXT, AHEAD_FIELDS = range(7)
 
 
 @helper
-def look_ahead(ahead, chunk, chunks, wide_at, wide_run, narrow_at, narrow_run, call):
-    """Prepare to ask for a chunk, of whose positions a block reads so many numbers; for nothing behind the last.
+def look_ahead(ahead, chunk, chunks, wide_at, narrow_at, call):
+    """Prepare to ask for a chunk, for a block whose channels begin at these places; for nothing behind the last.
 
     Borders and padding count as if data lay there: it does not matter what is asked for.
     """
@@ -38,15 +38,8 @@ def look_ahead(ahead, chunk, chunks, wide_at, wide_run, narrow_at, narrow_run, c
     column = max(first * call[G.STRIDE_W] - call[G.LO_W], 0)
     ahead[_WIDE] = wide_at + sample * call[G.WIDE_N] + row * call[G.WIDE_H] + column * call[G.WIDE_W]
     ahead[_NARROW] = narrow_at + sample * call[G.NARROW_N] + out_h * call[G.NARROW_H] + first * call[G.NARROW_W]
-    ahead[_WIDE_RUN] = _lines(wide_run, call[G.WIDE_W], call)
-    ahead[_WIDE_COLUMNS] = ahead[_WIDE_RUN] * min(call[G.STRIDE_W], call[G.REACH_W])
-    ahead[_TILES] = (ahead[_WIDE_COLUMNS] + _lines(narrow_run, call[G.NARROW_W], call)) * call[G.PACE]
-
-
-@helper
-def _lines(run, step, call):
-    """Count the lines of so many numbers of a position: one more where they may begin and end amid lines."""
-    return -(-run // call[G.LINE]) + int(run < step)
+    ahead[_WIDE_COLUMNS] = call[G.WIDE_LINES] * min(call[G.STRIDE_W], call[G.REACH_W])
+    ahead[_TILES] = (ahead[_WIDE_COLUMNS] + call[G.NARROW_LINES]) * call[G.PACE]
 
 
 @helper
@@ -66,7 +59,7 @@ def next_lines(ahead, tiles, call):
     ahead[_NEXT] += together
     first = part * ahead[_POSITIONS] // call[G.PACE]
     if column < ahead[_WIDE_COLUMNS]:
-        pixel, line = divmod(column, ahead[_WIDE_RUN])
+        pixel, line = divmod(column, call[G.WIDE_LINES])
         step = call[G.STRIDE_W] * call[G.WIDE_W]
         return ahead[_WIDE] + pixel * call[G.WIDE_W] + line * call[G.LINE] + first * step, step, True, together
     start = ahead[_NARROW] + (column - ahead[_WIDE_COLUMNS]) * call[G.LINE]

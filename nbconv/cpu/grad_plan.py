@@ -165,7 +165,7 @@ class _Builder:
         call[G.STORE] = self._store(sizes)
         row_bytes = self.memory.grad[0] * self.memory.compute.itemsize
         call[G.STORE_TOGETHER] = max(1, rows_apart(self.c_narrow, row_bytes) // self.lanes) * self.lanes
-        call[G.ASKS], call[G.PACE] = self._asks(chunk, sizes)
+        call[G.WIDE_LINES], call[G.NARROW_LINES], call[G.ASKS], call[G.PACE] = self._asks(sizes)
         return GradPlan(
             call=np.array(call, np.int64),
             segments=np.array(segments, np.int64).reshape(-1, G.SEGMENT_FIELDS),
@@ -241,15 +241,21 @@ class _Builder:
             return G.TRANSPOSED
         return G.BY_ROW if self.memory.grad[0] == 1 and not self.swapped else G.BY_NUMBER
 
-    def _asks(self, chunk: int, sizes: tuple[int, ...]) -> tuple[int, int]:
-        """Choose how many tiles of a strip ask for the next chunk, and the terms for each line; 0 where it is near."""
+    def _asks(self, sizes: tuple[int, ...]) -> tuple[int, int, int, int]:
+        """Choose what is asked for ahead: lines of either operand's pixel, tiles of a strip, terms for each line.
+
+        Nothing where all is near.
+        """
         h, w, (rows, taps, wide, narrow) = self.h, self.w, sizes
         numbers = self.n * (h.size * w.size * self.geometry.c_in + h.out * w.out * self.geometry.c_out)
         if self.gathered or self.tied or numbers <= blocking(self.memory.compute).far:
-            return 0, 0
+            return 0, 0, 0, 0
         line = _LINE // self.memory.compute.itemsize
-        lines = [-(-run // line) + (run < step) for run, step in ((wide, self.wide[2]), (narrow, self.narrow[2]))]
-        columns = min(w.stride, w.reach) * lines[0] + lines[1]
+        # Of a pixel, a block's channels may begin and end amid lines; where they are all, the next pixel goes on there.
+        wide_lines, narrow_lines = (
+            -(-run // line) + (run < step) for run, step in ((wide, self.wide[2]), (narrow, self.narrow[2]))
+        )
+        columns = min(w.stride, w.reach) * wide_lines + narrow_lines
         terms, of_columns = wide * taps if self.fused else wide, narrow
         if self.swapped:
             terms, of_columns = of_columns, terms
@@ -257,7 +263,7 @@ class _Builder:
         widths = split_columns(-(-of_columns // self.lanes), self.widest)
         tiles = strips * sum(-(-terms // max_rows(vectors, False)) for vectors in widths)
         pace = max((pace for pace in _PACES if columns * pace <= tiles), default=1)
-        return -(-columns * pace // (strips * len(widths))), pace
+        return wide_lines, narrow_lines, -(-columns * pace // (strips * len(widths))), pace
 
     def _chunk_positions(self) -> int:
         """Choose how many positions are reduced at once; gathered, their panel must stay small."""

@@ -32,6 +32,7 @@ GROUP_WIDE, GROUP_NARROW = _next(), _next()  # channels of an unmerged group
 WIDTH, WIDEST = _next(), _next()  # numbers of a vector, vectors of a tile
 GRAD_FIRST, GRAD_SECOND, GRAD_H, GRAD_W = (_next() for _ in range(4))  # steps of the result
 KERNEL_W = _next()
+WIDE_LINES, NARROW_LINES = _next(), _next()  # of a pixel, that are asked for ahead
 ASKS = _next()  # tiles of a strip that ask for the next chunk, of positions enough; 0: all is near
 PACE = _next()  # terms of such a tile for each line that it asks for
 LINE = _next()  # numbers of a cache line

@@ -160,7 +160,7 @@ def _add_chunk(
     narrow_at = narrow_start + (group * call[G.C_NARROW] + low) * call[G.NARROW_C]
     span = (end - first - 1) * call[G.STRIDE_W] + call[G.REACH_W]
     left = first * call[G.STRIDE_W] - call[G.LO_W]
-    look_ahead(ahead, chunk + 1, chunks, wide_at, wide_width, narrow_at, high - low, call)
+    look_ahead(ahead, chunk + 1, chunks, wide_at, narrow_at, call)
     if gathered:
         for here in range(line, line_end):
             sample, out_h = divmod(here, call[G.OUT_H])
