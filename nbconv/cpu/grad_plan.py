@@ -17,6 +17,7 @@ from ..geometry import PADDING_MODES, Axis, Geometry
 from ..runtime.microkernel import DENSE, DEPTHWISE, TRIMMED, adding_kernel, correlating_kernel, tile_kernel
 from ..runtime.target import host_target, lanes
 from . import grad_tables as G
+from .grad_segments import tap_segments
 from .tables import NOT_HALF
 from .tiles import blocking, max_reducing_vectors, max_rows, round_up, rows_apart, split_columns
 
@@ -159,7 +160,7 @@ class _Builder:
         call[G.APART] = int(apart)
         if not apart:
             line = _LINE // self.memory.compute.itemsize
-            call[G.NEXT_SUMS] = -(-math.prod(sizes) // line) * line
+            call[G.NEXT_SUMS] = round_up(math.prod(sizes), line)
             call[G.SUMS_SIZE] = call[G.NEXT_SUMS] * min(2, parts)
         call[G.SCRATCH_SIZE] = call[G.SUMS_SIZE] + call[G.WIDE_PANEL_SIZE] + call[G.NARROW_PANEL_SIZE]
         call[G.STORE] = self._store(sizes)
@@ -367,29 +368,6 @@ class _Builder:
             return correlating_kernel(self.memory.compute, kind, self.w.dilation, self.w.stride, rows, vectors)
         compiled = tile_kernel if self.tied else adding_kernel
         return compiled(self.memory.compute, kind, rows, vectors)
-
-
-def tap_segments(axis: Axis, tap: int, mode: str) -> list[tuple[int, int, int, int]]:
-    """List the ranges of positions for which a tap meets evenly spaced pixels: (first, end, pixel of the first, step).
-
-    Padding needs no copy: towards the border reflected pixels run backwards, replicated ones stand still, circular ones
-    go on at the other end, and zeros add nothing. Mode "padded" counts pixels on into the padding.
-    """
-    s, size, out = axis.stride, axis.size, axis.out
-    start = tap * axis.dilation - axis.lo  # position p meets padded pixel start + p * s
-    if mode == "padded":
-        return [(0, out, start, s)]
-    first = min(max(0, -(start // s)), out)
-    end = min(max(first, (size - 1 - start) // s + 1), out)
-    left, right = start, start + end * s
-    ranges = {
-        "zeros": [],
-        "replicate": [(0, first, 0, 0), (end, out, size - 1, 0)],
-        "reflect": [(0, first, -left, -s), (end, out, 2 * (size - 1) - right, -s)],
-        "circular": [(0, first, left + size, s), (end, out, right - size, s)],
-    }[mode]
-    ranges.insert(1, (first, end, start + first * s, s))
-    return [r for r in ranges if r[0] < r[1]]
 
 
 def _even_piece(length: int, count: int, quantum: int) -> int:
