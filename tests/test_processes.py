@@ -73,6 +73,18 @@ time.sleep(0.1)
 fork()
 thread.join()
 """,
+    "while another is inside LLVM": """
+import llvmlite.binding.ffi
+import nbconv.cpu.backend
+def work():
+    with llvmlite.binding.ffi.lib._lock:
+        time.sleep(1)
+thread = threading.Thread(target=work, daemon=True)
+thread.start()
+time.sleep(0.1)
+fork()
+thread.join()
+""",
 }
 
 

@@ -5,11 +5,13 @@ Flags are a named set without `nnan` and `ninf`: NaN and infinity must propagate
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
 import numpy.ma  # noqa: F401  (Numba does at its first call, where a fork in another thread would meet it)
+from llvmlite.binding import ffi
 from numba import extending
 from numba.core import types
 from numba.core.ccallback import CFunc
@@ -28,6 +30,7 @@ __all__ = [
     "compiler_lock",
     "emitted",
     "helper",
+    "llvm_lock",
     "maker",
     "overload",
     "pure",
@@ -39,8 +42,10 @@ compile_patiently()
 
 SAFE_MATH = frozenset({"contract", "nsz", "arcp"})
 
-# Numba compiles in one thread at a time. No other lock may be held meanwhile: a fork waits for this one only.
+# Numba compiles in one thread at a time. No other lock may be held meanwhile: a fork waits for these two only.
 compiler_lock = global_compiler_lock
+# Held in each call of LLVM, also where no one compiles: as what was compiled from is freed, which may take a while.
+llvm_lock: Any = getattr(ffi.lib, "_lock", None) or contextlib.nullcontext()
 
 F = TypeVar("F", bound=Callable[..., Any])
 

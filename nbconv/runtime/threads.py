@@ -20,7 +20,7 @@ from typing import Any
 import numba
 
 from ..parameters import whole
-from .jit import compiler_lock
+from .jit import compiler_lock, llvm_lock
 from .processors import affinity, cpu_quota
 from .threading_layer import TORN, Layer, choose_layer
 from .twins import Twins
@@ -255,10 +255,12 @@ def hold_for_fork() -> None:
     # A launch that holds the gate may compile, hence this order; it holds the gate for a slice only.
     _gate.acquire()
     compiler_lock.__enter__()
+    llvm_lock.__enter__()
 
 
 def resume_after_fork() -> None:
     """Let the other threads go on."""
+    llvm_lock.__exit__(None, None, None)
     compiler_lock.__exit__(None, None, None)
     _gate.release()
 
