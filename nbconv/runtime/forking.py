@@ -6,9 +6,11 @@ another thread's first call has begun, for its launch, for its compilation.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+from importlib import _bootstrap
 from typing import Any
 
 __all__: list[str] = []
@@ -23,7 +25,8 @@ _held: list[Any] = []
 def _before() -> None:
     for _ in range(_TRIES):
         for name in _unfinished_imports():
-            importlib.import_module(name)
+            with contextlib.suppress(ImportError):  # is raised in that thread too
+                importlib.import_module(name)
         threads = sys.modules.get(f"{_PACKAGE}.runtime.threads")
         if threads is not None:
             threads.hold_for_fork()
@@ -36,12 +39,9 @@ def _before() -> None:
 
 
 def _unfinished_imports() -> list[str]:
-    return [
-        name
-        for name, module in tuple(sys.modules.items())
-        if name.partition(".")[0] in _IMPORTED_LAZILY
-        and getattr(getattr(module, "__spec__", None), "_initializing", False)
-    ]
+    # Python keeps a lock for each module that some thread imports: from before it looks for the file.
+    locks: dict[str, Any] = getattr(_bootstrap, "_module_locks", {})
+    return [name for name in tuple(locks) if name.partition(".")[0] in _IMPORTED_LAZILY]
 
 
 def _after_in_parent() -> None:
