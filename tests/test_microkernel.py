@@ -32,6 +32,7 @@ from nbconv.runtime.microkernel import (
     far_kernel,
     grouped,
     kind_lanes,
+    rim_kernel,
     run_tile,
     run_tile_at,
     short_kernel,
@@ -228,6 +229,43 @@ def test_spreading_tiles(dtype: np.dtype, kind: int, terms: int, slide: Slide) -
             )  # fmt: skip
         np.testing.assert_array_equal(*c)
         assert np.isnan(c[0]).sum() == rows * tiles * GAP
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("kind", [DENSE, NARROW])
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize(
+    "slide", [Slide(3, 1, 1, 1, 0), Slide(5, 2, 1, 2, 2), Slide(4, 1, 3, 0, 7), Slide(3, 1, 1, 9, 0)], ids=str
+)
+def test_rim_tiles(dtype: np.dtype, kind: int, far: bool, slide: Slide) -> None:
+    """They give what plain tiles give with zeros around x, to the bit, and read nothing there."""
+    if kind == NARROW and host_target().vector_bytes < 64:
+        pytest.skip("narrow tiles are for registers of 64 bytes")
+    rng, width, terms, step, gap = np.random.default_rng(0), kind_lanes(kind, dtype), 9, 21, 40
+    taps = 2 * slide.taps
+    for rows, vectors, last in (5, 2, width), (7, 1, 1), (1, 3, width - 1):
+        columns, span = (vectors - 1) * width + last, (rows - 1) * slide.stride + (slide.taps - 1) * slide.dilation + 1
+        a = rng.standard_normal(2 * (span * step + gap)).astype(dtype)
+        b = rng.standard_normal(taps * terms * vectors * width).astype(dtype)
+        start, c = rng.standard_normal(rows * columns).astype(dtype), np.full((2, rows, columns + GAP), np.nan, dtype)
+        a_taps = np.array(
+            [h * (span * step + gap) + k * slide.dilation * step for h in range(2) for k in range(slide.taps)]
+        )
+        b_taps = np.arange(taps) * terms * vectors * width
+        margins = [i for i in range(span) if i < slide.left or i >= span - slide.right]
+        kernels = (
+            rim_kernel(dtype, kind, slide, rows, vectors, far and kind == DENSE),
+            tile_kernel(dtype, kind, rows, vectors),
+        )
+        for kernel, result, margin in zip(kernels, c, (np.nan, 0), strict=True):
+            for h, i in itertools.product(range(2), margins):
+                a[h * (span * step + gap) + i * step :][:terms] = margin
+            compiled_run_tile(
+                kernel, a, 0, slide.stride * step, 1, a_taps, b, 0, vectors * width, b_taps, 0, taps, terms,
+                start, 0, columns, result.ravel(), 0, columns + GAP, columns, 1,
+            )  # fmt: skip
+        np.testing.assert_array_equal(*c)
+        assert np.isnan(c[0]).sum() == rows * GAP
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

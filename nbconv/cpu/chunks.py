@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import tables as T
 
-__all__ = ["cut_reduction", "even_cuts"]
+__all__ = ["cut_reduction", "cut_rows", "even_cuts"]
 
 
 def even_cuts(length: int, pieces: int) -> list[tuple[int, int]]:
@@ -37,6 +37,14 @@ def cut_reduction(
         cuts = [(low * fuse, high * fuse) for low, high in even_cuts(segments, -(-segments // (most // fuse)))]
     chunks = [_chunk(tap, tap_end, fuse, channels, (0, channels)) for tap, tap_end in cuts]
     return chunks, max(tap_end - tap for tap, tap_end in cuts), 0
+
+
+def cut_rows(taps_h: int, taps_w: int, channels: int, limit: int) -> list[list[int]]:
+    """Cut taps that are segments into chunks of whole rows of the kernel, of at most `limit` terms, or one row."""
+    most = max(1, limit // max(1, taps_w * channels))
+    cuts = even_cuts(taps_h, -(-taps_h // most))
+    chunks = [_chunk(low * taps_w, high * taps_w, 1, channels, (0, channels)) for low, high in cuts]
+    return chunks or [[0] * T.CHUNK_FIELDS]
 
 
 def _chunk(tap: int, tap_end: int, fuse: int, channels: int, part: tuple[int, int]) -> list[int]:

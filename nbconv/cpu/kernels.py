@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..geometry import Axis
-from ..runtime.microkernel import Slide, far_kernel, short_kernel, sliding_kernel, spreading_kernel, tile_kernel
+from ..runtime.microkernel import (
+    Slide,
+    far_kernel,
+    rim_kernel,
+    short_kernel,
+    sliding_kernel,
+    spreading_kernel,
+    tile_kernel,
+)
 from .strips import Margins
 from .tiles import SHORT_RUNS, spreading_terms
 
@@ -25,6 +33,8 @@ class Kernels:
     """Whether windows slide along rows of x."""
     spreads: bool
     """Whether these are windows of tiles that are not depthwise."""
+    fits: bool
+    """Whether tiles that reach over the rim of x are made for it."""
     step: int
     """From one column of x to the next where no other channels lie between; else 0."""
     even: bool
@@ -48,11 +58,12 @@ class Kernels:
 
         Tiles of one run of terms, or 0 where runs differ, have these `margins`, or do not slide at all.
         """
-        slides = margins is not None and (self.spreads or self.slide_along(w, run))
+        reaches_over = self.fits and margins is not None and any(margins)
+        slides = (margins is not None and (self.spreads or self.slide_along(w, run))) or reaches_over
         slide = Slide(w.taps, w.stride, w.dilation, *(margins or ())) if slides else None
         kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
         for rows in tile_sizes:
-            if slide is not None and not self.spreads:
+            if slide is not None and not (self.spreads or self.fits):
                 kernels[:, rows] = sliding_kernel(self.dtype, slide, rows, self.even, self.far_rows)
             else:
                 for vectors in self.widths:
@@ -60,11 +71,14 @@ class Kernels:
         return list(map(int, kernels.ravel()))
 
     def _address(self, slide: Slide | None, run: int, rows: int, vectors: int) -> int:
+        far = self.far_weights and vectors > 1
+        if slide is not None and self.fits:
+            return rim_kernel(self.dtype, self.kind, slide, rows, vectors, far)
         if slide is not None:
             terms = spreading_terms(run)
             return spreading_kernel(self.dtype, self.kind, slide, terms, self.step, rows, vectors, self.far_rows > 0)
         if self.written_out and run in SHORT_RUNS and vectors == 1:
             return short_kernel(self.dtype, self.kind, run, rows)
-        if self.far_weights and vectors > 1:
+        if far:
             return far_kernel(self.dtype, self.kind, rows, vectors)
         return tile_kernel(self.dtype, self.kind, rows, vectors)

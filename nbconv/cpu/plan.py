@@ -15,7 +15,7 @@ from ..geometry import UNIT_PHASE, Axis, Geometry
 from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, kind_lanes
 from ..runtime.threads import is_one_call, is_shared
 from . import tables as T
-from .chunks import cut_reduction, even_cuts
+from .chunks import cut_reduction, cut_rows, even_cuts
 from .kernels import Kernels
 from .layout import Layout, Packed
 from .loops import exchange_rows
@@ -27,13 +27,13 @@ from .tiles import (
     FAR_POSITIONS,
     MOST_FAR_TAPS,
     blocking,
-    edges_pay,
     is_better_sliding,
     max_dot_rows,
     max_grouped_rows,
     max_narrow_rows,
     max_rows,
     rim_grows,
+    rims_fit,
     round_up,
     rows_apart,
     sliding_rows,
@@ -69,6 +69,7 @@ class _Builder:
         self.workers = workers if workers > 1 and is_shared(self.flops) else 1
         full_rows = self._full_rows()
         self.spreads = algorithm != "im2col" and finite and self._may_spread()
+        self.fits = algorithm != "im2col" and finite and self.dense and not self.spreads and self._may_fit(full_rows)
         self.open, self.in_place, self.panels_only = self._choose_reading(algorithm, finite, full_rows)
         _, _, step_w, step_c = memory.y_steps
         gaps = step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
@@ -123,6 +124,18 @@ class _Builder:
         # At either end one tile reaches over the border.
         return bool(sizes) and w.dilation == 1 and w.out >= sizes[-1] and max(w.lo, right) <= sizes[-1] * w.stride
 
+    def _may_fit(self, rows: int) -> bool:
+        """Say whether kernels made for the rims of x pay, of tiles that have so many rows."""
+        most_taps = self.blocking.row // max(1, self.group_channels * self.widest * self.lanes)
+        return (
+            self.geometry.spec.padding_mode == "zeros"
+            and self.memory.x_half == T.NOT_HALF
+            and (self.layout.kind == DENSE or self.memory.x_steps[3] == 1)
+            and self.group_channels > 0
+            and bool(self.phases)
+            and all(0 < p.w.axis.taps <= most_taps and rims_fit(p.w.axis, rows, self.widest) for p in self.phases)
+        )
+
     def _full_rows(self) -> int:
         kind = self.layout.kind
         if kind == DOT:
@@ -139,6 +152,8 @@ class _Builder:
         """Choose which taps without data are left out, whether x is read in place, and if not by choice."""
         geometry, layout = self.geometry, self.layout
         transposed = geometry.spec.transposed
+        if self.fits:
+            return T.ALL_OPEN, True, False
         if transposed and not finite:
             # It has no padding: an infinite weight must not meet a zero that only fills a panel.
             return T.ALL_OPEN, True, False
@@ -153,12 +168,8 @@ class _Builder:
         is_open = in_place and geometry.spec.padding_mode == "zeros" and finite
         if self.spreads or (is_open and layout.kind == DEPTHWISE and self._has_one_chunk()):
             return T.ALL_OPEN, in_place, panels_only
-        if not is_open or geometry.spec.ndim == 1:
-            return T.CLOSED, in_place, panels_only
-        fuses = layout.kind == DENSE and all(self._fused_taps(p, in_place) == p.w.axis.taps for p in self.phases)
-        window = self.w, self.h.taps, self.group_channels
-        by_edges = fuses and self._has_one_chunk() and edges_pay(*window, full_rows, self.widest, self.lanes)
-        return (T.ALL_OPEN if by_edges else T.LINES_OPEN), in_place, panels_only
+        lines_open = is_open and geometry.spec.ndim == 2
+        return (T.LINES_OPEN if lines_open else T.CLOSED), in_place, panels_only
 
     def build(self) -> Plan:
         call = self._start_call()
@@ -178,12 +189,8 @@ class _Builder:
         panel_terms, runs = 1, []
         for row, phase in zip(rows, self.phases, strict=True):
             segments.add(row, phase, self._fused_taps(phase, self.in_place))
-            taps = phase.h.axis.taps * phase.w.axis.taps if self.geometry.c_in else 0
-            # All rows of a tile, with the channels of all of a job's groups, must fit in the panel.
-            fitting = taps if self.open == T.ALL_OPEN else self.blocking.panel // (self.panel_channels * self.rows)
-            limits = self.geometry.groups == 1, self.blocking.reduction, fitting
-            chunks, panel_taps, panel_channels = cut_reduction(taps, row[T.SEGMENT_TAPS], self.group_channels, *limits)
-            panel_terms = max(panel_terms, panel_taps * (panel_channels or self.panel_channels))
+            chunks, row_terms = self._cut_reduction(phase, row[T.SEGMENT_TAPS])
+            panel_terms = max(panel_terms, row_terms)
             row[T.CHUNK], row[T.CHUNK_END] = table.add(*chunks)
             row[T.COLUMN], row[T.COLUMN_END] = table.add(*phase.columns)
             runs.append({chunk[T.CHUNK_RUN] for chunk in chunks})
@@ -205,6 +212,18 @@ class _Builder:
             self.slides and not self.spreads,
         )
 
+    def _cut_reduction(self, phase: LaidPhase, fuse: int) -> tuple[list[list[int]], int]:
+        """Cut a phase's reduction into chunks; give the most terms of a row of the panel, too."""
+        h, w, limit = phase.h.axis, phase.w.axis, self.blocking.reduction
+        if self.fits:
+            return cut_rows(h.taps, w.taps, self.group_channels, limit), 1
+        taps = h.taps * w.taps if self.geometry.c_in else 0
+        # All rows of a tile, with the channels of all of a job's groups, must fit in the panel.
+        fitting = taps if self.open == T.ALL_OPEN else self.blocking.panel // (self.panel_channels * self.rows)
+        may_part = self.geometry.groups == 1
+        chunks, most_taps, channels = cut_reduction(taps, fuse, self.group_channels, may_part, limit, fitting)
+        return chunks, most_taps * (channels or self.panel_channels)
+
     def _choose_kernels(self) -> Kernels:
         geometry, layout, memory = self.geometry, self.layout, self.memory
         inputs = geometry.n * self.channels * self.h.size * self.w.size
@@ -212,7 +231,7 @@ class _Builder:
         is_far = is_remote and self.h.taps * self.w.taps <= MOST_FAR_TAPS  # each line has few uses
         columns = [column for phase in self.phases for column in phase.columns]
         leaves_gaps = (
-            self.open == T.ALL_OPEN
+            (self.open == T.ALL_OPEN and not self.fits)
             or not isinstance(layout, Packed)
             or (self.in_place and memory.x_steps[3] != 1)
             or any(column[T.KERNEL_VECTORS] != column[T.VECTORS] for column in columns)
@@ -222,6 +241,7 @@ class _Builder:
             dtype=memory.compute,
             slides=self.slides,
             spreads=self.spreads,
+            fits=self.fits,
             even=self.even,
             step=self.group_channels if memory.x_steps[2] == self.group_channels else 0,
             far_rows=max((min(p.h.axis.stride, p.h.axis.taps) for p in self.phases), default=0) if is_far else 0,
@@ -251,7 +271,14 @@ class _Builder:
         taps_w, channels = phase.w.axis.taps, self.group_channels
         if self.layout.kind == DEPTHWISE:
             return max(1, taps_w)  # along a row of the kernel, tap follows tap as terms do elsewhere
-        if self.depthwise or self.spreads or self.geometry.groups > 1 or not phase.h.axis.taps or taps_w < 2:
+        if (
+            self.depthwise
+            or self.spreads
+            or self.fits
+            or self.geometry.groups > 1
+            or not phase.h.axis.taps
+            or taps_w < 2
+        ):
             return 1
         _, _, step_w, step_c = self.memory.x_steps
         x_fuses = not in_place or (step_c == 1 and step_w == channels and phase.w.axis.dilation == 1)
@@ -347,6 +374,7 @@ class _Builder:
     def _start_call(self) -> list[int]:
         call, memory = call_row(self.geometry, self.memory), self.memory
         call[T.OPEN], call[T.REPEAT] = self.open, self.repeat
+        call[T.FITS] = int(self.fits)
         # Sums that are held over several chunks must not be added to twice.
         call[T.OVERLAP] = int(self.slides and self.open == T.ALL_OPEN and self._has_one_chunk())
         call[T.GROUP_CHANNELS] = self.group_channels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..runtime.integers import larger, smaller
@@ -67,40 +67,42 @@ def cut_line(
         end = min(max(first, row[T.W_END]), stop)
         if call[T.WHOLE_TILES]:
             # The gathered rims grow to whole tiles: one of few rows would cost more than copies.
-            cuts = list(itertools.accumulate(_even_tiles(stop - start, rows), initial=start))
+            cuts = [*(place for place, _ in _even_tiles(start, stop, rows)), stop]
             first = min(cut for cut in cuts if cut >= first)
             end = max(first, *(cut for cut in cuts if cut <= end))
     segments = row[T.TAPS_H] * (row[T.TAPS_W] // row[T.SEGMENT_TAPS])
 
+    def strips(tiles: Iterable[tuple[int, int, Margins | None]], most: int, part: int) -> Iterator[Strip]:
+        # Of tiles, given by place, rows and margins, those that lie one below the other are one strip.
+        numbered = itertools.groupby(enumerate(tiles), lambda tile: (tile[1][0] - tile[0] * tile[1][1], *tile[1][1:]))
+        for (_, size, margins), alike in numbered:
+            places, together = [tile[0] for _, tile in alike], max(1, most // size)
+            for i in range(0, len(places), together):
+                count = min(together, len(places) - i)
+                yield Strip(size, count, part, margins, 0, _ALL_TERMS, 0, segments, places[i] - start)
+
     def run(low: int, high: int, most: int, part: int, margins: Margins | None) -> Iterator[Strip]:
-        for size, alike in itertools.groupby(_even_tiles(high - low, rows)):
-            count, together = len(list(alike)), max(1, most // size)
-            for i in range(0, count, together):
-                tiles = min(together, count - i)
-                yield Strip(size, tiles, part, margins, 0, _ALL_TERMS, 0, segments, low - start)
-                low += size * tiles
+        return strips(((place, size, margins) for place, size in _even_tiles(low, high, rows)), most, part)
 
     def slide(low: int, high: int) -> Iterator[Strip]:
         # Tiles of one size: the last may write outputs that the one before it wrote too.
         fitting = [size for size in sizes if size <= min(rows, high - low)]
         if not fitting:
-            yield from run(low, high, rows, FIRST | LAST, None)
-            return
+            return run(low, high, rows, FIRST | LAST, None)
         size = min(fitting, key=lambda size: -(-(high - low) // size) * (size + _TILE_COST))
-        count = -(-(high - low) // size)
-        places = [min(low + i * size, high - size) for i in range(count)]
+        places = (min(place, high - size) for place in range(low, high, size))
         part = FIRST | LAST | (WIDE if call[T.WIDE] else 0)
-        alike = itertools.groupby(places, lambda place: (_margins(place, size, call, row), (place - low) % size))
-        for (margins, _), group in alike:
-            here, most = list(group), max(1, call[T.STRIP_ROWS] // size)
-            for i in range(0, len(here), most):
-                tiles = min(most, len(here) - i)
-                yield Strip(size, tiles, part, margins, 0, _ALL_TERMS, 0, segments, here[i] - start)
+        tiles = ((place, size, _margins(place, size, call, row)) for place in places)
+        return strips(tiles, call[T.STRIP_ROWS], part)
 
+    if call[T.FITS]:
+        tiles = ((place, size, _margins(place, size, call, row)) for place, size in _even_tiles(start, stop, rows))
+        yield from strips(tiles, call[T.STRIP_ROWS], FIRST | LAST)
+        return
     if call[T.OVERLAP]:
-        strips = list(slide(start, stop))
-        if all(strip.margins for strip in strips) and len({strip.margins for strip in strips}) <= _MOST_MARGINS:
-            yield from strips
+        all_along = list(slide(start, stop))
+        if all(strip.margins for strip in all_along) and len({strip.margins for strip in all_along}) <= _MOST_MARGINS:
+            yield from all_along
             return
     for low, high in (start, first), (end, stop):
         if call[T.OPEN] == T.ALL_OPEN:
@@ -114,13 +116,16 @@ def cut_line(
             yield from run(first, end, call[T.STRIP_ROWS], FIRST | LAST, (0, 0))
 
 
-def _even_tiles(length: int, most: int) -> list[int]:
-    """Cut a length into as few tiles as can be, the first of them one row longer: a last one of few rows is slow."""
-    if length <= 0:
+def _even_tiles(low: int, high: int, most: int) -> list[tuple[int, int]]:
+    """Cut positions `[low, high)` into as few tiles as can be; give where they begin, and their rows.
+
+    The first of them are one row longer: a last one of few rows is slow.
+    """
+    if high <= low:
         return []
-    count = -(-length // most)
-    size, longer = divmod(length, count)
-    return [size + 1] * longer + [size] * (count - longer)
+    count = -(-(high - low) // most)
+    size, longer = divmod(high - low, count)
+    return [(low + i * size + min(i, longer), size + (i < longer)) for i in range(count)]
 
 
 def _margins(place: int, rows: int, call: list[int], row: list[int]) -> Margins:

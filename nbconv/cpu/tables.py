@@ -14,6 +14,7 @@ _next = itertools.count().__next__
 COLUMN_BLOCKS = _next()  # a job is one block of positions and one block of columns
 OPEN = _next()  # CLOSED, LINES or ALL: which taps that meet no data are left out
 OVERLAP = _next()  # 1: a line's last tile may write outputs that the one before it wrote too (read by the planner)
+FITS = _next()  # 1: tiles are made for the rim that they reach over (read by the planner)
 HALF = _next()  # storage of x and y: NOT_HALF, FLOAT16, BFLOAT16
 PADDING_MODE = _next()  # index in geometry.PADDING_MODES
 REPEAT = _next()  # output channels for each input channel, depthwise

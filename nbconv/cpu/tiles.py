@@ -6,7 +6,6 @@ other operand comes straight from memory (AVX-512) or takes one register more.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -24,7 +23,6 @@ __all__ = [
     "Blocking",
     "blocking",
     "dense_kind",
-    "edges_pay",
     "full_tiles",
     "is_better_sliding",
     "is_small_group",
@@ -37,6 +35,7 @@ __all__ = [
     "max_rows",
     "max_vectors",
     "rim_grows",
+    "rims_fit",
     "round_up",
     "rows_apart",
     "sets_apart",
@@ -87,10 +86,12 @@ _FAR_WEIGHTS = 36, 24
 # one vector of columns, which has a load for each multiply-add. So many terms of a tap are written out.
 _FEW_CHANNELS = 4
 
+# Tiles of fewer sums had better cross the ends of lines. Where a line has several: positions inside for each one of the
+# rims, and tiles that reach over these, each with a kernel of its own.
+_LEAST_SUMS, _MOST_INSIDE, _MOST_REACHING = 8, 64, 4
+
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 _COPY_CYCLES = 40
-# Cycles from a multiply-add to the next one of the same sum, of which two start in each.
-_LATENCY = 4
 
 
 class Blocking(NamedTuple):
@@ -108,6 +109,8 @@ class Blocking(NamedTuple):
     """Numbers of x and y together beyond which they are not found in L2 again."""
     remote: int
     """Numbers of x and y together beyond which they are not found in L3 again: where they are, asking only costs."""
+    row: int
+    """Numbers of weights of a row of the kernel and a tile of columns that L2 holds beside the next ones."""
     resident: int
     """Numbers of weights up to which all of them stay in L2 beside what they meet."""
     uncached: int
@@ -252,22 +255,18 @@ def rim_grows(rows: int, vectors: int, taps_h: int, row_terms: int, lanes: int) 
     return terms * vectors > rows * (taps_h * _COPY_CYCLES + terms // lanes)
 
 
-def edges_pay(w: Axis, taps_h: int, channels: int, rows: int, vectors: int, lanes: int) -> bool:
-    """Weigh taps left out where a line's windows cross its ends, position by position, against copies of all of them.
-
-    A tile of one row waits for the latency of each multiply-add. In cycles, for tiles of `rows` x `vectors`.
-    """
+def rims_fit(w: Axis, rows: int, vectors: int) -> bool:
+    """Say whether tiles of `rows` x `vectors` that do not cross the ends of a line, made for its rims, are worth it."""
+    tiles = -(-w.out // rows)
+    size = w.out // tiles if tiles else 0
+    if size * vectors < _LEAST_SUMS:
+        return False
+    if tiles == 1:
+        return True
     first, end = w.interior
-    rim = itertools.product((*range(first), *range(end, w.out)), range(w.taps))
-    met = sum(0 <= place * w.stride + tap * w.dilation - w.lo < w.size for place, tap in rim)
-    terms = w.taps * taps_h * channels
-    copy = taps_h * _COPY_CYCLES + terms // lanes
-
-    def gathered(positions: int) -> float:
-        alone = positions * copy + terms * max(_LATENCY, positions * vectors / 2)
-        return min(alone, rows * copy + terms * positions * vectors / 2)
-
-    return met * taps_h * channels * max(_LATENCY, vectors / 2) < sum(gathered(n) for n in (first, w.out - end) if n)
+    right = (w.out - 1) * w.stride - w.lo + (w.taps - 1) * w.dilation + 1 - w.size
+    reaching_over = sum(-(-max(0, rim) // (size * w.stride)) for rim in (w.lo, right))
+    return (first + w.out - end) * _MOST_INSIDE >= w.out and reaching_over <= _MOST_REACHING
 
 
 def split_columns(vectors: int, widest: int) -> list[int]:
@@ -291,6 +290,7 @@ def blocking(dtype: np.dtype) -> Blocking:
         near=int((1 << 15) * scale),
         far=int((1 << 19) * scale),
         remote=int((1 << 22) * scale),
+        row=int(160 * 1024 * scale),
         resident=int((1 << 16) * scale),
         uncached=int((1 << 17) * scale),
         max_positions=512,

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .sliding_code import Slide
-from .tile_frame import LINE, Loop, Operands, Rows, ask_for, kernel_of, over_taps, over_tiles, row_of
+from .tile_frame import LINE, Loop, Operands, Rows, Slide, ask_for, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
 
 __all__ = ["dot_code", "sliding_dot_code"]

@@ -19,7 +19,7 @@ from .adding_code import adding_code
 from .dot_code import dot_code, sliding_dot_code
 from .jit import callback, emitted, pure
 from .memory import Place, element_pointer
-from .sliding_code import Slide, correlating_code, sliding_code, spreading_code
+from .sliding_code import correlating_code, sliding_code, spreading_code
 from .target import lanes
 from .tile_code import (
     DENSE,
@@ -33,7 +33,7 @@ from .tile_code import (
     short_code,
     tile_code,
 )
-from .tile_frame import N_ARGS
+from .tile_frame import N_ARGS, Slide
 from .vector_code import I64
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "group_of",
     "grouped",
     "kind_lanes",
+    "rim_kernel",
     "run_tile",
     "run_tile_at",
     "short_kernel",
@@ -136,8 +137,8 @@ def _rows_inside(kernel: int, tap: int, rows: int) -> range:
     if not kernel >> 32:
         return range(rows)
     slide = _slides[(kernel >> 32) - 1]
-    inside = [m for pairs in slide.reads(rows).values() for m, k in pairs if k == tap % slide.taps]
-    return range(min(inside), max(inside) + 1) if inside else range(0)
+    inside = slide.rows_inside(rows)[tap % slide.taps]
+    return range(inside[0], inside[-1] + 1) if inside else range(0)
 
 
 def run_tile_at(
@@ -190,6 +191,21 @@ def far_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
         return tile_kernel(dtype, kind, rows, vectors)
     tile = tile_code(dtype, kind, rows, vectors, lanes(dtype), True)
     return _compile(tile, f"far_{dtype.name}_{kind}_{rows}x{vectors}x{lanes(dtype)}")
+
+
+@cache
+def rim_kernel(dtype: np.dtype, kind: int, slide: Slide, rows: int, vectors: int, far: bool = False) -> int:
+    """Compile a dense kernel that passes over what lies outside of x, as `slide` says; else as `tile_kernel`.
+
+    Taps are segments, those of a row of the kernel one after the other.
+    """
+    if pure():
+        _slides.append(slide)
+        return tile_kernel(dtype, kind, rows, vectors) | len(_slides) << 32
+    width = kind_lanes(kind, dtype)
+    tile = tile_code(dtype, kind, rows, vectors, width, far, slide)
+    numbers = "_".join(map(str, (kind, *slide, int(far))))
+    return _compile(tile, f"rim_{dtype.name}_{numbers}_{rows}x{vectors}x{width}")
 
 
 @cache

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .tile_code import TRIMMED, group_of
-from .tile_frame import LINE, Loop, Operands, Rows, kernel_of, over_taps, over_tiles, row_of
+from .tile_frame import LINE, Loop, Operands, Rows, Slide, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
 
-__all__ = ["Slide", "correlating_code", "sliding_code", "spreading_code"]
+__all__ = ["correlating_code", "sliding_code", "spreading_code"]
 
 _TERMS = 4  # of a correlation, that share their loads
 # Vectors of a row that pay for one more, by which none lies across two lines of the cache: where windows move by single
@@ -25,25 +25,6 @@ _TERMS = 4  # of a correlation, that share their loads
 _ALIGNED_VECTORS = 6, 4
 _BLOCK_VECTORS = 512  # of both operands and the weights, that L1 keeps until the next tile, 32 of 48 KB
 _TILES_AHEAD = 8  # short tiles go through that many while memory answers
-
-
-class Slide(NamedTuple):
-    """A window that slides along a row: rows are `stride` times, taps are `dilation` times one step apart."""
-
-    taps: int
-    stride: int
-    dilation: int
-    left: int = 0
-    right: int = 0
-    """Steps at either end of what a tile reaches over that are zeros: nothing is read there."""
-
-    def reads(self, rows: int) -> dict[int, list[tuple[int, int]]]:
-        """List the steps that `rows` windows read, and for each of them the rows and taps that meet there."""
-        meetings: dict[int, list[tuple[int, int]]] = {}
-        for m, k in itertools.product(range(rows), range(self.taps)):
-            meetings.setdefault(m * self.stride + k * self.dilation, []).append((m, k))
-        end = max(meetings) + 1 - self.right
-        return {step: pairs for step, pairs in sorted(meetings.items()) if self.left <= step < end}
 
 
 def sliding_code(dtype: np.dtype, slide: Slide, rows: int, even: bool, far: int, width: int) -> Any:

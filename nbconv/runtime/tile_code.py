@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .target import lanes
-from .tile_frame import LINE, Loop, Operands, Rows, ask_for, kernel_of, over_taps, over_tiles, row_of
+from .tile_frame import LINE, Loop, Operands, Rows, Slide, ask_for, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
 
 __all__ = [
@@ -45,12 +45,20 @@ def kind_lanes(kind: int, dtype: np.dtype) -> int:
     return lanes(dtype) // (2 if kind == NARROW else 1)
 
 
-def tile_code(dtype: np.dtype, kind: int, rows: int, vectors: int, width: int, far: bool = False) -> Any:
-    """Make the intrinsic of tiles of `rows` x `vectors`, all in registers; `far` ones ask for weights ahead."""
-    return kernel_of(dtype, width, lambda code, o: _tiles(code, o, kind, rows, vectors, far))
+def tile_code(
+    dtype: np.dtype, kind: int, rows: int, vectors: int, width: int, far: bool = False, slide: Slide | None = None
+) -> Any:
+    """Make the intrinsic of tiles of `rows` x `vectors`, all in registers; `far` ones ask for weights ahead.
+
+    If they `slide`, they reach over the rim of x: a tap passes over the rows that meet no data there.
+    """
+    inside = slide.rows_inside(rows) if slide else [list(range(rows))]
+    return kernel_of(dtype, width, lambda code, o: _tiles(code, o, kind, rows, vectors, far, inside))
 
 
-def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, far: bool) -> None:
+def _tiles(
+    code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, far: bool, inside: list[list[int]]
+) -> None:
     builder, width, group = code.builder, code.width, group_of(kind)
     # Of the last vector, only so many columns are there.
     masks = [None] * (vectors - 1) + [code.first_lanes(builder.sub(o.columns, I64((vectors - 1) * width)))]
@@ -62,8 +70,8 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
 
     x_rows = Rows(code, o.a_row, rows)
 
-    def step(sums: list[Any], x_here: list[Any], k: int, b: Any) -> list[Any]:
-        """Add what one step along the reduction gives, `k` numbers further in x."""
+    def step(sums: list[Any], meeting: list[int], x_here: list[Any], k: int, b: Any) -> list[Any]:
+        """Add what one step along the reduction gives the rows that are `meeting` data, `k` numbers further in x."""
         sums = list(sums)
         if group:
             x = [vectors_at(x_rows.at(x_here, m), masks) for m in range(rows)]
@@ -74,7 +82,7 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
                     sums[i] = code.multiply_add(code.shuffle(x[m][v], of_group), weights[v], sums[i])
             return sums
         weights = vectors_at(b, trims)
-        for m in range(rows):
+        for m in meeting:
             row = code.at(x_rows.at(x_here, m), k)
             factors = vectors_at(row, masks) if kind & DEPTHWISE else [code.broadcast(row)] * vectors
             for v in range(vectors):
@@ -82,8 +90,10 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
                 sums[i] = code.multiply_add(factors[v], weights[v], sums[i])
         return sums
 
-    def products(steps: list[Any], state: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
+    def products(steps: list[Any], meeting: list[int], state: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
         """Add to the sums, at the front of `state`; behind them are lines to ask for, that move on by `steps` bytes."""
+        if not meeting:
+            return state
         state, count, terms = [*x_rows.begin(a_tap), b_tap, *state], o.run, group or 1
 
         def rounds(count: Any, unroll: int, state: list[Any]) -> list[Any]:
@@ -93,7 +103,7 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
             for line in lines:
                 code.prefetch(line)
             for i in range(unroll):
-                sums = step(sums, x_here, i, code.at(b, i * vectors * width))
+                sums = step(sums, meeting, x_here, i, code.at(b, i * vectors * width))
             if unroll > 1:  # a_k is 1, and b leaves no gaps
                 a_step, b_step = I64(unroll), I64(unroll * vectors * width)
             else:
@@ -146,7 +156,7 @@ def _tiles(code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, fa
                 code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
         starts = begin(init)
         lines, steps = [line for line, _ in asked], [line_step for _, line_step in asked]
-        ends = over_taps(code, o, a, o.b, [*starts, *lines], partial(products, steps))
+        ends = over_taps(code, o, a, o.b, [*starts, *lines], *(partial(products, steps, taps) for taps in inside))
         for (m, v), value in zip(places, ends[: len(places)], strict=True):
             code.store(value, code.at(row_of(code, c, o.c_row, m), v * width), masks[v])
         return ends[len(ends) - len(weights) :]

@@ -12,7 +12,9 @@ from numba.extending import intrinsic
 
 from .vector_code import I64, VectorCode
 
-__all__ = ["LINE", "N_ARGS", "Loop", "Operands", "Rows", "ask_for", "kernel_of", "over_taps", "over_tiles", "row_of"]
+__all__ = [
+    "LINE", "N_ARGS", "Loop", "Operands", "Rows", "Slide", "ask_for", "kernel_of", "over_taps", "over_tiles", "row_of",
+]  # fmt: skip
 
 N_ARGS = 20
 _ROWS_OF_A_PLACE = 9  # reached by 0 to 8 steps, of which 1, 3, 5 and 7 are kept
@@ -42,6 +44,32 @@ class Operands(NamedTuple):
     lines: Any
     a_line: Any
     c_line: Any
+
+
+class Slide(NamedTuple):
+    """A window that slides along a row: rows are `stride` times, taps are `dilation` times one step apart."""
+
+    taps: int
+    stride: int
+    dilation: int
+    left: int = 0
+    right: int = 0
+    """Steps at either end of what a tile reaches over that are zeros: nothing is read there."""
+
+    def reads(self, rows: int) -> dict[int, list[tuple[int, int]]]:
+        """List the steps that `rows` windows read, and for each of them the rows and taps that meet there."""
+        meetings: dict[int, list[tuple[int, int]]] = {}
+        for m, k in itertools.product(range(rows), range(self.taps)):
+            meetings.setdefault(m * self.stride + k * self.dilation, []).append((m, k))
+        end = max(meetings) + 1 - self.right
+        return {step: pairs for step, pairs in sorted(meetings.items()) if self.left <= step < end}
+
+    def rows_inside(self, rows: int) -> list[list[int]]:
+        """List, for each tap, those of a tile's `rows` that meet data there."""
+        inside: list[list[int]] = [[] for _ in range(self.taps)]
+        for m, k in itertools.chain(*self.reads(rows).values()):
+            inside[k].append(m)
+        return inside
 
 
 def kernel_of(dtype: np.dtype, width: int, emit: Callable[[VectorCode, Operands], None]) -> Any:
@@ -169,12 +197,18 @@ def over_tiles(
 
 def over_taps(
     code: VectorCode, o: Operands, a: Any, b: Any, sums: Sequence[Any],
-    products: Callable[[list[Any], Any, Any], list[Any]],
+    *products: Callable[[list[Any], Any, Any], list[Any]],
 ) -> list[Any]:  # fmt: skip
-    """Write the loop over taps: `products` adds to the sums what a tap gives, of which it is given a and b."""
-    loop = Loop(code, o.taps, sums, tests=True)
-    a_tap, b_tap = (
-        code.at(start, code.builder.load(code.at(table, loop.number)))
-        for start, table in ((a, o.a_taps), (b, o.b_taps))
-    )
-    return loop.close(products(list(loop.values), a_tap, b_tap))
+    """Write the loop over taps: `products` adds to the sums what a tap gives, of which it is given a and b.
+
+    Several of them take turns, tap by tap: taps are as often so many.
+    """
+    loop = Loop(code, o.taps, sums, len(products), tests=True)
+    sums = list(loop.values)
+    for i, add in enumerate(products):
+        tap = code.builder.add(loop.number, I64(i)) if i else loop.number
+        a_tap, b_tap = (
+            code.at(start, code.builder.load(code.at(table, tap))) for start, table in ((a, o.a_taps), (b, o.b_taps))
+        )
+        sums = add(sums, a_tap, b_tap)
+    return loop.close(sums)
