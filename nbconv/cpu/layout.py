@@ -118,10 +118,12 @@ def _choose_kind(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype,
         slides = spec.stride[-1] == spec.dilation[-1] == 1 < weight_shape[-1]
         small = c_group == o_group and is_small_group(c_group, dtype, slides and finite)
         return grouped(c_group) if small else dense_kind(o_group, dtype)
+    steps = spec.stride if spec.transposed else (1,) * spec.ndim
+    taps = [max(1, size // step) for size, step in zip(weight_shape[2:], steps, strict=True)]
+    few = 0 < o_group * merged <= max_dot_columns(dtype, math.prod(taps) * c_group)
     # Of a row of the window, the terms that lie together in x must fill vectors too.
-    taps = 1 if spec.dilation[-1] > 1 else weight_shape[-1] // (spec.stride[-1] if spec.transposed else 1)
-    few = 0 < o_group * merged <= max_dot_columns(dtype)
-    return DOT if few and taps * c_group >= lanes(dtype) else dense_kind(o_group * merged, dtype)
+    run = c_group * (1 if spec.dilation[-1] > 1 else taps[-1])
+    return DOT if few and run >= lanes(dtype) else dense_kind(o_group * merged, dtype)
 
 
 def _dot_column(columns: int, c_group: int, terms: int) -> tuple[int, ...]:

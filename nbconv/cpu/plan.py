@@ -26,6 +26,7 @@ from .strips import STRIP_FIELDS, WIDE, Margins, Strip, cut_line
 from .tiles import (
     FAR_POSITIONS,
     MOST_FAR_TAPS,
+    MOST_SLIDING_COLUMNS,
     blocking,
     is_better_sliding,
     max_dot_rows,
@@ -102,7 +103,8 @@ class _Builder:
         """Say whether tiles, not depthwise ones, slide along rows of x, over their borders too."""
         geometry, memory, layout = self.geometry, self.memory, self.layout
         if layout.kind == DOT:
-            gains = self.group_channels >= self.lanes  # taps of a row are no longer one run
+            # Taps of a row are no longer one run.
+            gains = self.group_channels >= self.lanes and self.widest <= MOST_SLIDING_COLUMNS
         else:
             gains = geometry.groups > 1 or is_better_sliding(self.group_channels, self.widest, memory.compute)
             gains = gains and layout.kind != DEPTHWISE and max(layout.merged) == 1

@@ -19,6 +19,7 @@ from ..runtime.target import host_target
 __all__ = [
     "FAR_POSITIONS",
     "MOST_FAR_TAPS",
+    "MOST_SLIDING_COLUMNS",
     "SHORT_RUNS",
     "Blocking",
     "blocking",
@@ -57,10 +58,12 @@ _FEW_SETS = 4
 # On halves of registers two multiply-adds start a cycle: rows as far as their addresses stay in registers.
 _NARROW_ROWS = {1: 9, 2: 12, 3: 9, 4: 6}
 # Dot tiles: columns -> rows. Each vector along the reduction is loaded once for all columns of its row.
-_DOT_ROWS = {32: {1: 12, 2: 10, 3: 8, 4: 6, 5: 5, 6: 4, 7: 3, 8: 3}, 16: {1: 8, 2: 5, 3: 3, 4: 2}}
+_DOT_ROWS = {32: {1: 12, 2: 10, 3: 8, 4: 6, 5: 5, 6: 4, 7: 3, 8: 2}, 16: {1: 8, 2: 5, 3: 3, 4: 2}}
 # A dot tile walks through its rows side by side. Where memory is the limit, it asks for no more at once than can be on
 # its way; two rows share each load of the weights.
 _DOT_BYTES, _LEAST_DOT_ROWS = 1024, 2
+# Terms, in vectors, that pay for adding up the sums of more columns than half of a narrow tile's.
+_DOT_VECTORS = 4
 # Tiles of small groups: vectors -> rows. The rows of x stay in registers beside the sums.
 _GROUPED_ROWS = {32: {1: 12, 2: 6}, 16: {1: 5, 2: 3}}
 _GROUPS_IN_VECTOR, _GROUPS_OF_SLIDING = 4, 2
@@ -198,14 +201,18 @@ def max_dot_rows(columns: int, row_bytes: int = 0, taps: int = 1) -> int:
     return min(_DOT_ROWS[host_target().registers][columns], max(_LEAST_DOT_ROWS, most))
 
 
-def max_dot_columns(dtype: np.dtype) -> int:
-    """Give the most columns for which a dot tile wastes less than a dense one: none without masked loads."""
+def max_dot_columns(dtype: np.dtype, terms: int | None = None) -> int:
+    """Give the most columns for which a dot tile wastes less than others: none without masked loads.
+
+    Of so many terms, if that is said: to add up the lanes of its sums must not take as long as they do.
+    """
     target = host_target()
+    lanes = target.vector_bytes // dtype.itemsize
     if target.vector_bytes < 32:
         return 0
     # A narrow tile, where there is one, is as fast from half its columns on.
-    halves = 4 if dense_kind(1, dtype) == NARROW else 2
-    return min(target.vector_bytes // dtype.itemsize // halves, max(_DOT_ROWS[target.registers]))
+    is_short = terms is not None and terms < _DOT_VECTORS * lanes and dense_kind(1, dtype) == NARROW
+    return min(lanes // (4 if is_short else 2), max(_DOT_ROWS[target.registers]))
 
 
 def full_tiles(dtype: np.dtype) -> Iterator[tuple[str, int, int, int]]:
@@ -304,6 +311,9 @@ SHORT_RUNS = 8, 16
 # Taps of a window up to which a depthwise tile waits for remote lines, where it does not ask for them ahead.
 MOST_FAR_TAPS = 25
 
+
+# Columns with which dot tiles slide: with more, registers would not hold the sums of enough rows.
+MOST_SLIDING_COLUMNS = 4
 
 # Positions of a job that pay for weights from beyond L2: with fewer, threads had better have columns of their own.
 FAR_POSITIONS = 96
