@@ -23,6 +23,9 @@ Step = tuple[str, Callable[[], Any]]
 # Taps and strides of depthwise layers, of networks for images, and for sounds, whose windows have a single row.
 _WINDOWS = {False: ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1)), True: ((3, 1), (5, 1), (7, 1))}
 
+# The window of most dense layers, at the left end of a line, at its right end, and where one tile is all of it.
+_RIMS = (3, 1, 1, 1, 0), (3, 1, 1, 0, 1), (3, 1, 1, 1, 1)
+
 
 def warmup(
     dtypes: Sequence[npt.DTypeLike] = DTYPES,
@@ -32,7 +35,8 @@ def warmup(
 ) -> dict[str, Any]:
     """Compile what convolutions need, or load it from the cache on disk, and leave it there for other processes.
 
-    Kernels for the windows of layers of few channels, few outputs or small groups are compiled at their first call.
+    Kernels for the windows of layers of few channels, few outputs or small groups are compiled at their first call, and
+    so are those for the rims of windows that do not have three columns and steps of one.
 
     Parameters
     ----------
@@ -107,6 +111,7 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
         Slide,
         adding_kernel,
         kind_lanes,
+        rim_kernel,
         short_kernel,
         sliding_kernel,
         tile_kernel,
@@ -124,6 +129,10 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     for name, kind, full, vectors in full_tiles(compute):
         for rows in range(1, full + 1):
             yield f"{compute} {name} tile {rows}x{vectors}", partial(tile_kernel, compute, kind, rows, vectors)
+        if kind == DENSE:
+            for rows, rim in itertools.product(range(full // 2, full + 1), _RIMS):
+                what = f"{compute} {name} tile {rows}x{vectors}, margins {rim[3]} and {rim[4]}"
+                yield what, partial(rim_kernel, compute, kind, Slide(*rim), rows, vectors)
     for run in SHORT_RUNS:
         kind = dense_kind(run, compute)
         if run <= kind_lanes(kind, compute):

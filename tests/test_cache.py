@@ -163,7 +163,8 @@ for activation in (None, "relu", "gelu", ("leaky_relu", 0.01)):
     for length in (5, 90, 2000):
         nbconv.conv1d(np.ones((2, length, 20), np.float32), np.ones((70, 20, 3), np.float32), activation=activation)
         nbconv.conv1d(np.ones((length, 33), np.float32), np.ones((33, 1, 3), np.float32), groups=33)
-    nbconv.conv_transpose2d(np.ones((9, 9, 8), np.float32), np.ones((8, 24, 3, 3), np.float32), stride=2)
+    nbconv.conv2d(np.ones((9, 9, 8), np.float32), np.ones((40, 8, 3, 3), np.float32), padding=1)
+    nbconv.conv_transpose2d(np.ones((9, 9, 8), np.float32), np.ones((8, 24, 2, 2), np.float32), stride=2)
 """
     assert report(folder, code)[1] == "0"
 

@@ -12,7 +12,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import nbconv
-from nbconv.cpu import backend, plan
+from nbconv.cpu import backend, plan, reading
 from nbconv.cpu.tiles import blocking
 from nbconv.geometry import ConvSpec, Geometry, bind
 from tests.cases import CASES, Case, small_perf_cases
@@ -77,7 +77,7 @@ def test_asking_ahead_changes_no_number(case: Case, threads: int, monkeypatch: p
     """As if all weights came from memory, in chunks of few terms: each asks for the next one of its thread."""
     x, weight, bias = arrays_of(case, np.dtype(np.float32))
     always = blocking(x.dtype)._replace(uncached=-1, reduction=8, rows_span=1)
-    monkeypatch.setattr(plan, "blocking", lambda dtype: always)
+    monkeypatch.setattr(reading, "blocking", lambda dtype: always)
     monkeypatch.setattr(backend, "find_plan", find_new_plan)
     with nbconv.num_threads(threads):
         y = LAYERS[case.op](weight, bias, **case.params)(x)

@@ -57,6 +57,8 @@ class Weights(NamedTuple):
     start: int
     finite: bool
     """False where a weight may be infinite or NaN: a transposed convolution must then not multiply it by a zero."""
+    known: bool
+    """Whether somebody looked; else the zeros around x must be multiplied, as there may be infinite weights to meet."""
 
 
 def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, kept: bool) -> Weights:
@@ -64,9 +66,10 @@ def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, kept: bool) -> Weight
 
     Those that are `kept` this thread packs alone: what makes layers may yet fork.
     """
-    finite = not _may_leave_out(spec, weight.shape, weight.dtype) or _is_finite(weight)
+    known = kept or _must_look(spec, weight.shape, weight.dtype)
+    finite = not known or _is_finite(weight)
     layout, packing = _layout(spec, weight.shape, weight.strides, weight.dtype, not kept, finite)
-    return Weights(layout, *_lay_out(weight, packing, 1 if kept else get_num_threads()), finite)
+    return Weights(layout, *_lay_out(weight, packing, 1 if kept else get_num_threads()), finite, known)
 
 
 def _lay_out(weight: np.ndarray, packing: Packing | None, workers: int) -> tuple[np.ndarray, int]:
@@ -74,8 +77,12 @@ def _lay_out(weight: np.ndarray, packing: Packing | None, workers: int) -> tuple
 
 
 @lru_cache(maxsize=1024)
-def _may_leave_out(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Say whether taps that meet no data are left out: must be, or may be where all weights are finite."""
+def _must_look(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Say whether one call gains by knowing that all weights are finite: taps that meet no data may be left out then.
+
+    Those of a transposed convolution must be, whatever the weights. In one dimension most lines are so long that it
+    takes longer to look than to multiply the zeros around them.
+    """
     if spec.transposed or spec.padding_mode != "zeros":
         return spec.transposed
     if spec.ndim == 2 or spec.groups > 1:
@@ -137,7 +144,17 @@ def run(
 def find_plan(geometry: Geometry, x: np.ndarray, weights: Weights, y: np.ndarray, algorithm: str) -> Plan:
     """Give the plan for arrays of these shapes and strides, on as many threads as there are now."""
     plans = weights.layout.plans
-    key = (geometry, x.strides, y.strides, x.dtype, y.dtype, algorithm, weights.finite, get_num_threads())
+    key = (
+        geometry,
+        x.strides,
+        y.strides,
+        x.dtype,
+        y.dtype,
+        algorithm,
+        weights.finite,
+        weights.known,
+        get_num_threads(),
+    )
     plan = plans.get(key)
     if plan is None:
         if len(plans) >= _PLANS_KEPT:
@@ -213,7 +230,7 @@ def ready_function(
     """
     dtype, new_output = x.dtype, _output_maker(plan, x)
     spec, c_out, compute = geometry.spec, geometry.c_out, compute_dtype(dtype)
-    looks, threads = _may_leave_out(spec, weight.shape, dtype), get_num_threads()
+    looks, threads = _must_look(spec, weight.shape, dtype), get_num_threads()
     _, packing = _layout(spec, weight.shape, weight.strides, dtype, True, True)
 
     def lay_out_bias(bias: np.ndarray | None) -> np.ndarray:
@@ -306,4 +323,4 @@ def _readable(x: np.ndarray, weights: Weights) -> np.ndarray:
 def _plan(geometry: Geometry, x: np.ndarray, y: np.ndarray, weights: Weights, algorithm: str) -> Plan:
     x_steps, y_steps = four_steps(flat_view(x), geometry), four_steps(flat_view(y), geometry)
     memory = Memory(x_steps, y_steps, half_code(x.dtype), half_code(y.dtype), compute_dtype(y.dtype))
-    return make_plan(geometry, memory, weights.layout, algorithm, get_num_threads(), weights.finite)
+    return make_plan(geometry, memory, weights.layout, algorithm, get_num_threads(), weights.finite, weights.known)

@@ -21,7 +21,7 @@ from ..runtime.microkernel import run_tile_at
 from ..runtime.twins import twins
 from . import strips as S
 from . import tables as T
-from .panels import fill_panel, padded_row
+from .panels import fill_lines, fill_panel, padded_row
 
 __all__ = ["convolve", "direct_entry", "exchange_rows", "store_numbers"]
 
@@ -45,7 +45,7 @@ def convolve(
             end = S.list_strips(notes, x_start, y_start, block, plan, phase)
             strip = np.int64(0)  # a plain 0 would be a type of its own, and all below compiled for it
             while strip < end:
-                strip_end = S.take_group(notes, strip, end, plan)
+                strip_end = S.take_group(notes, strip, end, plan, phase)
                 for chunk in range(plan[phase + T.CHUNK], plan[phase + T.CHUNK_END], T.CHUNK_FIELDS):
                     further = np.int64(0)
                     if plan[T.FAR]:
@@ -145,17 +145,16 @@ def _run_chunk(
     term, term_end = plan[chunk + T.CHUNK_K], plan[chunk + T.CHUNK_K] + plan[chunk + T.CHUNK_RUN]
     low, high = plan[column + T.CHANNEL], plan[column_end - T.COLUMN_FIELDS + T.CHANNEL_END]
     width = high - low - plan[T.GROUP_CHANNELS] + plan[chunk + T.CHUNK_CHANNEL_END] - plan[chunk + T.CHUNK_CHANNEL]
-    panel_row = padded_row((tap_end - tap) * width)
+    # From one position to the next in the panel, from one term of a segment to the next, from one row of the panel.
+    panel_row, panel_term, panel_step = padded_row((tap_end - tap) * width), plan[T.PANEL_TERM] or width, np.int64(0)
+    if plan[T.PANEL_LINES]:
+        panel_row, panel_step = plan[phase + T.STRIDE_W] * width, width
+        panel_term = plan[T.PANEL_TERM] or plan[phase + T.DILATION_W] * width
+    panel_step = panel_step or panel_row
     if plan[T.PANEL_SIZE] > 0:
-        for s in range(segment, segment_end):
-            notes[plan[T.PANEL_SEGMENTS] + s] = (s - segment) * plan[phase + T.SEGMENT_TAPS] * width
-        for i in range(strip, strip_end, S.STRIP_FIELDS):
-            if notes[i + S.PART] & S.GATHERED:
-                fill_panel(
-                    work, notes[i + S.PANEL] * panel_row, panel_row, x, x_start, notes[i + S.POSITION],
-                    notes[i + S.ROWS] * notes[i + S.TILES],
-                    tap, tap_end, low + plan[chunk + T.CHUNK_CHANNEL], width, plan, plan[phase:],
-                )  # fmt: skip
+        _fill_panel(
+            chunk, segment, segment_end, strip, strip_end, work, panel_row, x, x_start, low, width, plan, phase, notes
+        )
     exchange = plan[T.EXCHANGE]
     in_scratch = exchange != NOTHING
     first_channel = plan[column + T.OUT_CHANNEL]
@@ -163,7 +162,6 @@ def _run_chunk(
     held_row = plan[last_column + T.OUT_CHANNEL] + plan[last_column + T.COLUMNS] - first_channel
     x_row, x_term = plan[phase + T.STRIDE_W] * plan[T.X_STEP_W], plan[phase + T.X_TERM]
     x_line, y_line = plan[phase + T.STRIDE_H] * plan[T.X_STEP_H], plan[phase + T.Y_STEP_H]
-    panel_term = plan[T.PANEL_TERM] or width
     last_strip = strip_end - S.STRIP_FIELDS
     all_rows = notes[last_strip + S.SUMS] + notes[last_strip + S.ROWS] * notes[last_strip + S.TILES]
     for j in range(column, column_end, T.COLUMN_FIELDS):
@@ -181,7 +179,7 @@ def _run_chunk(
             first, end = larger(segment, notes[i + S.SEGMENT]), smaller(segment_end, notes[i + S.SEGMENT_END])
             taps = end - first if end_term > first_term else 0
             if part & S.GATHERED:
-                a = place(work, notes[i + S.PANEL] * panel_row + channel - low)
+                a = place(work, notes[i + S.PANEL] * panel_step + channel - low + (first_term - term) * panel_term)
                 a_row, a_term = panel_row, panel_term
                 a_taps = place(notes, plan[T.PANEL_SEGMENTS] + first)
             else:
@@ -232,6 +230,30 @@ def _run_chunk(
                         add_tile(addition, place(y, at), row, added, row, 1, rows, columns)
                     map_tile(activation, place(y, at), rows, row, columns)
                     at += y_line
+
+
+@helper
+def _fill_panel(
+    chunk, segment, segment_end, strip, strip_end, work, panel_row, x, x_start, low, width, plan, phase, notes
+):  # fmt: skip
+    """Gather what a chunk of the reduction reads for a group of strips, and note where its segments begin in that."""
+    tap, tap_end, channel = (
+        plan[chunk + T.CHUNK_TAP],
+        plan[chunk + T.CHUNK_TAP_END],
+        low + plan[chunk + T.CHUNK_CHANNEL],
+    )
+    apart = plan[phase + T.DILATION_W] if plan[T.PANEL_LINES] else np.int64(1)
+    for s in range(segment, segment_end):
+        notes[plan[T.PANEL_SEGMENTS] + s] = (s - segment) * plan[phase + T.SEGMENT_TAPS] * apart * width
+    if plan[T.PANEL_LINES]:
+        fill_lines(notes, strip, strip_end, work, x, x_start, tap, tap_end, channel, width, plan, plan[phase:])
+        return
+    for i in range(strip, strip_end, S.STRIP_FIELDS):
+        if notes[i + S.PART] & S.GATHERED:
+            fill_panel(
+                work, notes[i + S.PANEL] * panel_row, panel_row, x, x_start, notes[i + S.POSITION],
+                notes[i + S.ROWS] * notes[i + S.TILES], tap, tap_end, channel, width, plan, plan[phase:],
+            )  # fmt: skip
 
 
 @serial

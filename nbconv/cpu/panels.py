@@ -1,20 +1,24 @@
 """Panels: gathered rows for the tiles that cannot read `x` in place.
 
 This is the one home of borders. A panel row holds the window of one output position: tap by tap, channel by channel,
-with the padding rule applied and half types widened. Rows at the rim of the image, rows of half-precision input and
-tiles that cross image rows come from here; all others are read straight from `x`.
+with the padding rule applied and half types widened. In one dimension a panel holds columns of lines, in which windows
+overlap as they do in x. Rows at the rim of the image, rows of half-precision input and tiles that cross image rows come
+from here; all others are read straight from `x`.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from ..geometry import PADDING_MODES
 from ..runtime.halves import bfloat16_to_float, float16_to_float
 from ..runtime.integers import larger, smaller
 from ..runtime.jit import helper, overload
 from ..runtime.memory import copy_run, zero_run
+from . import strips as S
 from . import tables as T
 
-__all__ = ["copy_numbers", "fill_panel", "padded_row", "read_number", "source_position"]
+__all__ = ["copy_numbers", "fill_lines", "fill_panel", "padded_row", "read_number", "source_position"]
 
 _LINE = 16  # numbers: 64 bytes of float32, 128 of float64
 _REFLECT, _REPLICATE, _CIRCULAR = (PADDING_MODES.index(mode) for mode in ("reflect", "replicate", "circular"))
@@ -100,11 +104,7 @@ def fill_panel(panel, start, row_step, x, x_start, first, rows, tap, tap_end, ch
     Shapes   panel (rows, taps of the chunk, width) written from `start` on . x read at any strides
     Cost     rows * taps * width copies, against rows * taps * width * columns multiply-adds of the tile
     """
-    half, mode, repeat = call[T.HALF], call[T.PADDING_MODE], call[T.REPEAT]
-    step_w, step_c, size_w = call[T.X_STEP_W], call[T.X_STEP_C], call[T.X_W]
-    taps_w, dilation_w = phase[T.TAPS_W], phase[T.DILATION_W]
-    fused = dilation_w == 1 and step_c == 1 and step_w == width and repeat == 1
-    pieces, piece = (1, width) if repeat == 1 else (width, 1)
+    taps_w = phase[T.TAPS_W]
     for position in range(first, first + rows):
         line, out_w = divmod(position, phase[T.OUT_W])
         sample, out_h = divmod(line, phase[T.OUT_H])
@@ -115,26 +115,59 @@ def fill_panel(panel, start, row_step, x, x_start, first, rows, tap, tap_end, ch
         while here < tap_end:
             tap_h, tap_w = divmod(here, taps_w)
             taps = smaller(taps_w - tap_w, tap_end - here)
-            row = source_position(top + tap_h * phase[T.DILATION_H], call[T.X_H], mode)
+            row = source_position(top + tap_h * phase[T.DILATION_H], call[T.X_H], call[T.PADDING_MODE])
             if row < 0:
                 zero_run(panel, at, taps * width)
             else:
                 x_row = x_start + sample * call[T.X_STEP_N] + row * call[T.X_STEP_H]
-                column = left + tap_w * dilation_w
-                # Of the taps of this row, those in [inside, inside_end) meet neighbouring columns of x: one copy.
-                inside = smaller(larger(0, -column), taps) if fused else taps
-                inside_end = smaller(taps, size_w - column)
-                t = 0
-                while t < taps:
-                    source = source_position(column + t * dilation_w, size_w, mode)
-                    run = inside_end - inside if t == inside and inside_end > inside else 1
-                    to, x_at = at + t * width, x_row + source * step_w
-                    if source < 0:
-                        zero_run(panel, to, width)
-                    else:
-                        for i in range(pieces):
-                            here_c = x_at + (channel + i) // repeat * step_c
-                            copy_numbers(panel, to + i, x, here_c, step_c, run * piece, half)
-                    t += run
+                column = left + tap_w * phase[T.DILATION_W]
+                _gather_columns(panel, at, x, x_row, column, taps, phase[T.DILATION_W], channel, width, call)
             at += taps * width
             here += taps
+
+
+@helper
+def fill_lines(notes, strip, strip_end, panel, x, x_start, tap, tap_end, channel, width, call, phase):
+    """Gather what a group of strips reads of the lines of a one-dimensional x, each column of a line once.
+
+    Shapes   panel (columns, width) . x read at any strides
+    """
+    stride, dilation = phase[T.STRIDE_W], phase[T.DILATION_W]
+    behind, end = np.int64(-1), np.int64(0)
+    for i in range(strip, strip_end, S.STRIP_FIELDS):
+        if notes[i + S.PART] & S.GATHERED:
+            rows = notes[i + S.ROWS] * notes[i + S.TILES]
+            sample, out_w = divmod(notes[i + S.POSITION], phase[T.OUT_W])
+            left = out_w * stride - phase[T.LO_W] + tap * dilation
+            # What the strip before it reads too is there.
+            done = larger(0, end - left) if notes[i + S.POSITION] == behind and out_w > 0 else 0
+            columns = (rows - 1) * stride + (tap_end - 1 - tap) * dilation + 1
+            _gather_columns(
+                panel, (notes[i + S.PANEL] + done) * width, x, x_start + sample * call[T.X_STEP_N], left + done,
+                columns - done, 1, channel, width, call,
+            )  # fmt: skip
+            behind, end = notes[i + S.POSITION] + rows, left + columns
+
+
+@helper
+def _gather_columns(panel, at, x, x_row, column, count, step, channel, width, call):
+    """Gather `count` columns of a row of x, `step` apart, one after the other; the padding rule says what is beyond."""
+    half, mode, repeat, size = call[T.HALF], call[T.PADDING_MODE], call[T.REPEAT], call[T.X_W]
+    step_w, step_c = call[T.X_STEP_W], call[T.X_STEP_C]
+    fused = step == 1 and step_c == 1 and step_w == width and repeat == 1
+    pieces, piece = (1, width) if repeat == 1 else (width, 1)
+    # Of the columns, those in [inside, inside_end) lie in x one after the other: one copy.
+    inside = smaller(larger(0, -column), count) if fused else count
+    inside_end = smaller(count, size - column)
+    t = 0
+    while t < count:
+        source = source_position(column + t * step, size, mode)
+        run = inside_end - inside if t == inside and inside_end > inside else 1
+        to, x_at = at + t * width, x_row + source * step_w
+        if source < 0:
+            zero_run(panel, to, width)
+        else:
+            for i in range(pieces):
+                here_c = x_at + (channel + i) // repeat * step_c
+                copy_numbers(panel, to + i, x, here_c, step_c, run * piece, half)
+        t += run

@@ -1,177 +1,47 @@
 """The planner: turns a bound geometry into the tables that the loops run. Integers only; cached on every input.
 
 Here it is decided which positions form lines, which taps fuse into one run, how the reduction is cut into chunks, and
-how work is cut into jobs.
+how work is cut into jobs; `reading` says how tiles read x.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
-from ..geometry import UNIT_PHASE, Axis, Geometry
-from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, kind_lanes
-from ..runtime.threads import is_one_call, is_shared
+from ..geometry import Axis, Geometry
+from ..runtime.microkernel import DEPTHWISE
+from ..runtime.threads import is_one_call
 from . import tables as T
 from .chunks import cut_reduction, cut_rows, even_cuts
 from .kernels import Kernels
 from .layout import Layout, Packed
 from .loops import exchange_rows
 from .panels import padded_row
-from .plan_rows import LaidPhase, Memory, Plan, Table, call_row, lie_alike, list_phases, outputs_times_taps, phase_row
+from .plan_rows import LaidPhase, Memory, Plan, Table, call_row, phase_row
+from .reading import Reading
 from .segments import Segments, weights_fuse
 from .strips import STRIP_FIELDS, WIDE, Margins, Strip, cut_line
-from .tiles import (
-    FAR_POSITIONS,
-    MOST_FAR_TAPS,
-    MOST_SLIDING_COLUMNS,
-    blocking,
-    is_better_sliding,
-    max_dot_rows,
-    max_grouped_rows,
-    max_narrow_rows,
-    max_rows,
-    rim_grows,
-    rims_fit,
-    round_up,
-    rows_apart,
-    sliding_rows,
-    spreading_rows,
-)
+from .tiles import FAR_POSITIONS, MOST_FAR_TAPS, round_up
 
 __all__ = ["make_plan"]
 
 
 def make_plan(
-    geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool = True
+    geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool, known: bool
 ) -> Plan:
-    """Plan one convolution for `workers` threads; `finite` says that no weight is infinite or NaN."""
-    return _Builder(geometry, memory, layout, algorithm, workers, finite).build()
+    """Plan one convolution for `workers` threads; if that is `known`, `finite`: no weight is infinite or NaN."""
+    return _Builder(geometry, memory, layout, algorithm, workers, finite, known).build()
 
 
-class _Builder:
-    def __init__(
-        self, geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool
-    ) -> None:
-        self.geometry, self.memory, self.layout = geometry, memory, layout
-        self.blocking, self.lanes = blocking(memory.compute), kind_lanes(layout.kind, memory.compute)
-        self.depthwise = bool(layout.kind & DEPTHWISE)
-        self.dense = layout.kind in (DENSE, NARROW)
-        self.group_channels = geometry.c_in // geometry.groups
-        self.repeat = geometry.c_out // geometry.c_in if self.depthwise else 1
-        self.channels = geometry.c_out if self.depthwise else geometry.c_in
-        self.widest = layout.widest
-        self.h, self.w = (UNIT_PHASE.axis,) * (2 - len(geometry.axes)) + geometry.axes
-        self.phases = list(list_phases(geometry, layout, self.lanes))
-        self.flops = 2 * geometry.n * self.group_channels * outputs_times_taps(self.phases)
-        # Blocks for several would only cost, where one does all of them.
-        self.workers = workers if workers > 1 and is_shared(self.flops) else 1
-        full_rows = self._full_rows()
-        self.spreads = algorithm != "im2col" and finite and self._may_spread()
-        self.fits = algorithm != "im2col" and finite and self.dense and not self.spreads and self._may_fit(full_rows)
-        self.open, self.in_place, self.panels_only = self._choose_reading(algorithm, finite, full_rows)
-        _, _, step_w, step_c = memory.y_steps
-        gaps = step_c != 1 or (max(layout.merged) > 1 and step_w != geometry.c_out)
-        self.scratch = gaps or memory.y_half != T.NOT_HALF
-        self.even = len(geometry.axes) == 1 and not self.scratch and lie_alike(memory, self.phases)
-        sizes = max((self._sliding_rows(phase.w.axis) for phase in self.phases), default=())
-        # Tiles that slide start from one row, the bias: the sums of an earlier chunk are many.
-        self.slides = self.spreads or (
-            layout.kind == DEPTHWISE and self.in_place and bool(sizes) and self._has_one_chunk()
-        )
-        self.rows = sizes[0] if self.slides and self.open == T.ALL_OPEN else full_rows
-        self.far = layout.kind == DENSE and isinstance(layout, Packed) and layout.size > self.blocking.uncached
-        vectors = max((sum(c[T.VECTORS] for c in columns) for columns in layout.columns), default=0)
-        grows = rim_grows(self.rows, vectors, self.h.taps, self.w.taps * self.group_channels, self.lanes)
-        self.whole_tiles = self.dense and self.open != T.ALL_OPEN and grows
+class _Builder(Reading):
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.panel_channels = self.held_columns = 1
         self.kernels = self._choose_kernels()
-
-    def _has_one_chunk(self) -> bool:
-        return self.h.taps * self.w.taps * self.group_channels <= self.blocking.reduction
-
-    def _sliding_rows(self, w: Axis) -> tuple[int, ...]:
-        """List the rows of tiles whose window may slide along an axis."""
-        return self._spreading_rows(w) if self.spreads else sliding_rows(w.taps, self.even)
-
-    def _spreading_rows(self, w: Axis) -> tuple[int, ...]:
-        return spreading_rows(w.taps, w.stride, self.widest, self.memory.x_steps[2] * self.memory.compute.itemsize)
-
-    def _may_spread(self) -> bool:
-        """Say whether tiles, not depthwise ones, slide along rows of x, over their borders too."""
-        geometry, memory, layout = self.geometry, self.memory, self.layout
-        if layout.kind == DOT:
-            # Taps of a row are no longer one run.
-            gains = self.group_channels >= self.lanes and self.widest <= MOST_SLIDING_COLUMNS
-        else:
-            gains = geometry.groups > 1 or is_better_sliding(self.group_channels, self.widest, memory.compute)
-            gains = gains and layout.kind != DEPTHWISE and max(layout.merged) == 1
-        return (
-            gains
-            and isinstance(layout, Packed)
-            and geometry.spec.padding_mode == "zeros"
-            and memory.x_half == T.NOT_HALF
-            and memory.x_steps[3] == 1
-            and self._has_one_chunk()
-            and bool(self.phases)
-            and all(self._spreads_all_along(phase.w.axis) for phase in self.phases)
-        )
-
-    def _spreads_all_along(self, w: Axis) -> bool:
-        """Say whether all tiles of a line can slide: they add up in an order of their own, however a line is cut."""
-        sizes = self._spreading_rows(w)
-        right = (w.out - 1) * w.stride - w.lo + w.taps - w.size
-        # At either end one tile reaches over the border.
-        return bool(sizes) and w.dilation == 1 and w.out >= sizes[-1] and max(w.lo, right) <= sizes[-1] * w.stride
-
-    def _may_fit(self, rows: int) -> bool:
-        """Say whether kernels made for the rims of x pay, of tiles that have so many rows."""
-        most_taps = self.blocking.row // max(1, self.group_channels * self.widest * self.lanes)
-        return (
-            self.geometry.spec.padding_mode == "zeros"
-            and self.memory.x_half == T.NOT_HALF
-            and (self.layout.kind == DENSE or self.memory.x_steps[3] == 1)
-            and self.group_channels > 0
-            and bool(self.phases)
-            and all(0 < p.w.axis.taps <= most_taps and rims_fit(p.w.axis, rows, self.widest) for p in self.phases)
-        )
-
-    def _full_rows(self) -> int:
-        kind = self.layout.kind
-        if kind == DOT:
-            row_bytes = self.w.stride * abs(self.memory.x_steps[2]) * self.memory.compute.itemsize
-            return max_dot_rows(self.widest, row_bytes, self.h.taps * self.w.taps)
-        if kind == NARROW:
-            return max_narrow_rows(self.widest)
-        if kind == DENSE:
-            row_bytes = self.w.stride * self.memory.x_steps[2] * self.memory.compute.itemsize
-            return rows_apart(max_rows(self.widest, False), row_bytes)
-        return max_rows(self.widest, True) if kind == DEPTHWISE else max_grouped_rows(self.widest)
-
-    def _choose_reading(self, algorithm: str, finite: bool, full_rows: int) -> tuple[int, bool, bool]:
-        """Choose which taps without data are left out, whether x is read in place, and if not by choice."""
-        geometry, layout = self.geometry, self.layout
-        transposed = geometry.spec.transposed
-        if self.fits:
-            return T.ALL_OPEN, True, False
-        if transposed and not finite:
-            # It has no padding: an infinite weight must not meet a zero that only fills a panel.
-            return T.ALL_OPEN, True, False
-        lines_are_short = self.w.out < full_rows * (self.w.stride if transposed else 1)
-        slides = self.depthwise or self.spreads
-        panels_only = algorithm == "im2col" or (algorithm == "auto" and lines_are_short and not slides)
-        # A half-precision row is widened in a panel; other than dense tiles read neighbouring channels.
-        in_place = not panels_only and self.memory.x_half == T.NOT_HALF and self.repeat == 1
-        if layout.kind != DENSE and self.memory.x_steps[3] != 1:
-            in_place = False
-        # Padded zeros take part in a convolution: they may be left out where all weights are finite.
-        is_open = in_place and geometry.spec.padding_mode == "zeros" and finite
-        if self.spreads or (is_open and layout.kind == DEPTHWISE and self._has_one_chunk()):
-            return T.ALL_OPEN, in_place, panels_only
-        lines_open = is_open and geometry.spec.ndim == 2
-        return (T.LINES_OPEN if lines_open else T.CLOSED), in_place, panels_only
 
     def build(self) -> Plan:
         call = self._start_call()
@@ -221,10 +91,18 @@ class _Builder:
             return cut_rows(h.taps, w.taps, self.group_channels, limit), 1
         taps = h.taps * w.taps if self.geometry.c_in else 0
         # All rows of a tile, with the channels of all of a job's groups, must fit in the panel.
-        fitting = taps if self.open == T.ALL_OPEN else self.blocking.panel // (self.panel_channels * self.rows)
+        fitting = self.blocking.panel // (self.panel_channels * self.rows)
+        if self.open == T.ALL_OPEN or self.lines:
+            fitting = taps
         may_part = self.geometry.groups == 1
         chunks, most_taps, channels = cut_reduction(taps, fuse, self.group_channels, may_part, limit, fitting)
         return chunks, most_taps * (channels or self.panel_channels)
+
+    def _panel_width(self) -> int:
+        """Give the numbers of a column of lines in the panel, or of a tap of windows."""
+        if self.geometry.groups == 1:
+            return min(self.group_channels, self.blocking.reduction)
+        return max(self.group_channels, self.panel_channels)
 
     def _choose_kernels(self) -> Kernels:
         geometry, layout, memory = self.geometry, self.layout, self.memory
@@ -283,7 +161,8 @@ class _Builder:
         ):
             return 1
         _, _, step_w, step_c = self.memory.x_steps
-        x_fuses = not in_place or (step_c == 1 and step_w == channels and phase.w.axis.dilation == 1)
+        in_line = not in_place or (step_c == 1 and step_w == channels)
+        x_fuses = in_line and (phase.w.axis.dilation == 1 or not (in_place or self.lines))
         return taps_w if x_fuses and weights_fuse(self.layout, phase, channels) else 1
 
     def _cut_blocks(self, row: list[int], phase: LaidPhase) -> int:
@@ -311,7 +190,7 @@ class _Builder:
                 row[T.BLOCK] = -(-length // (count if lines % self.workers == 0 else round_up(count, self.workers)))
             else:
                 row[T.BLOCK] = round_up(-(-length // count), self.rows)
-                while self.spreads and 0 < length % row[T.BLOCK] < self._sliding_rows(w)[-1]:
+                while self.spreads and 0 < length % row[T.BLOCK] < self.sliding_rows(w)[-1]:
                     row[T.BLOCK] += self.rows
             row[T.BLOCKS_PER_LINE] = -(-length // row[T.BLOCK])
             row[T.JOB_END] = lines * row[T.BLOCKS_PER_LINE]
@@ -332,7 +211,7 @@ class _Builder:
             some = row[T.JOB_END] > 0 and not (all_open if not is_open else self.open == T.CLOSED and not self.in_place)
             length = row[T.LINE_LENGTH] if some else 0
             blocks = [(start, min(start + row[T.BLOCK], length)) for start in range(0, length, row[T.BLOCK])]
-            cuts[field] = [tuple(cut_line(*block, is_open, call, row, self._sliding_rows(w))) for block in blocks]
+            cuts[field] = [tuple(cut_line(*block, is_open, call, row, self.sliding_rows(w))) for block in blocks]
         all_slide = all(strip.part & WIDE for strip in itertools.chain(*cuts[T.CUTS])) and not self.scratch
         if all_slide and self.kernels.slide_along(w, run) and not self.kernels.far_rows:
             # What one line has read, the next finds in L1. From memory x comes sooner in order.
@@ -361,7 +240,10 @@ class _Builder:
         if self.workers > 1 and n_blocks < wanted:
             blocks = -(-wanted // max(1, n_blocks))
         if self.geometry.groups > 1:
-            terms = self.h.taps * self.w.taps * self.channels * self.rows
+            places = self.h.taps * self.w.taps * self.rows
+            if self.lines:
+                places = max(self.columns_of(self.rows, phase.w.axis) for phase in self.phases)
+            terms = places * self.channels
             blocks = max(blocks, -(-terms // self.blocking.panel))
         blocks = max(1, min(blocks, most))
         for columns in {phase.columns for phase in self.phases}:
@@ -376,9 +258,9 @@ class _Builder:
     def _start_call(self) -> list[int]:
         call, memory = call_row(self.geometry, self.memory), self.memory
         call[T.OPEN], call[T.REPEAT] = self.open, self.repeat
-        call[T.FITS] = int(self.fits)
+        call[T.FITS], call[T.PANEL_LINES] = int(self.fits), int(self.lines)
         # Sums that are held over several chunks must not be added to twice.
-        call[T.OVERLAP] = int(self.slides and self.open == T.ALL_OPEN and self._has_one_chunk())
+        call[T.OVERLAP] = int(self.slides and self.open == T.ALL_OPEN and self.has_one_chunk())
         call[T.GROUP_CHANNELS] = self.group_channels
         call[T.ROWS] = self.rows
         call[T.FAR] = int(self.far)
@@ -396,6 +278,11 @@ class _Builder:
         """Bound what a worker holds at once: rows of the panel, rows of sums, strips."""
         panel_terms = getattr(padded_row, "py_func", padded_row)(panel_terms)
         panel_rows = max(self.rows, min(self.blocking.panel // panel_terms, max_positions))
+        if self.lines:
+            # Rims at both ends of a line, or one line after the other: each reaches further than its positions.
+            panel_terms, least = self._panel_width(), max(self.columns_of(self.rows, p.w.axis) for p in self.phases)
+            most = max(self.columns_of(max_positions, p.w.axis) + least for p in self.phases)
+            panel_rows = max(least, min(self.blocking.panel // panel_terms, most))
         call[T.PANEL_ROWS] = panel_rows
         call[T.PANEL_SIZE] = panel_rows * panel_terms if self.open != T.ALL_OPEN else 0
         scratch_rows = max(self.rows, min(self.blocking.panel // self.held_columns, max_positions))

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ..runtime.integers import larger, smaller
 from ..runtime.jit import helper
 from ..runtime.memory import copy_run
@@ -14,7 +16,7 @@ from . import tables as T
 __all__ = [
     "FIRST", "GATHERED", "KERNELS", "LAST", "LINES", "PANEL", "PART", "POSITION", "ROWS", "SEGMENT", "SEGMENT_END",
     "STRIP_FIELDS", "SUMS", "TERM", "TERM_END", "TILES", "WIDE", "Margins", "Strip", "X", "Y", "cut_line",
-    "list_strips", "take_group",
+    "line_reach", "list_strips", "take_group",
 ]  # fmt: skip
 
 # Fields of a strip: a run of tiles of the same number of rows that lie evenly in x, or in the panel. The planner gives
@@ -70,16 +72,30 @@ def cut_line(
             cuts = [*(place for place, _ in _even_tiles(start, stop, rows)), stop]
             first = min(cut for cut in cuts if cut >= first)
             end = max(first, *(cut for cut in cuts if cut <= end))
-    segments = row[T.TAPS_H] * (row[T.TAPS_W] // row[T.SEGMENT_TAPS])
+    per_row = row[T.TAPS_W] // row[T.SEGMENT_TAPS]
+    whole = 0, _ALL_TERMS, 0, row[T.TAPS_H] * per_row
+
+    def part_of_line(place: int, size: int) -> tuple[int, int, int, int]:
+        # The terms and segments of a tile that meet data in some of its rows.
+        if not call[T.PANEL_LINES] or call[T.OPEN] == T.CLOSED:
+            return whole
+        lefts = [m * row[T.STRIDE_W] - row[T.LO_W] for m in (place, place + size - 1)]
+        first, last = (_real_taps(left, row[T.DILATION_W], row[T.TAPS_W], call[T.X_W]) for left in lefts)
+        tap, tap_end = last[0], max(last[0], first[1])
+        c = call[T.GROUP_CHANNELS]
+        return (tap * c, tap_end * c, 0, 1) if per_row == 1 else (0, _ALL_TERMS, tap, tap_end)
 
     def strips(tiles: Iterable[tuple[int, int, Margins | None]], most: int, part: int) -> Iterator[Strip]:
-        # Of tiles, given by place, rows and margins, those that lie one below the other are one strip.
-        numbered = itertools.groupby(enumerate(tiles), lambda tile: (tile[1][0] - tile[0] * tile[1][1], *tile[1][1:]))
-        for (_, size, margins), alike in numbered:
-            places, together = [tile[0] for _, tile in alike], max(1, most // size)
+        # Of tiles, given by place, rows and margins, those that lie one below the other and take as much are one strip.
+        numbered = (
+            (place - i * size, size, margins, part_of_line(place, size) if part & GATHERED else whole, place)
+            for i, (place, size, margins) in enumerate(tiles)
+        )
+        for (_, size, margins, of_all), alike in itertools.groupby(numbered, lambda tile: tile[:4]):
+            places, together = [tile[4] for tile in alike], max(1, most // size)
             for i in range(0, len(places), together):
                 count = min(together, len(places) - i)
-                yield Strip(size, count, part, margins, 0, _ALL_TERMS, 0, segments, places[i] - start)
+                yield Strip(size, count, part, margins, of_all[0], of_all[1], of_all[2], of_all[3], places[i] - start)
 
     def run(low: int, high: int, most: int, part: int, margins: Margins | None) -> Iterator[Strip]:
         return strips(((place, size, margins) for place, size in _even_tiles(low, high, rows)), most, part)
@@ -104,12 +120,16 @@ def cut_line(
         if all(strip.margins for strip in all_along) and len({strip.margins for strip in all_along}) <= _MOST_MARGINS:
             yield from all_along
             return
+    panel_rows = call[T.PANEL_ROWS]
+    if call[T.PANEL_LINES]:
+        reach = line_reach(row[T.STRIDE_W], row[T.TAPS_W], row[T.DILATION_W])
+        panel_rows = (panel_rows - reach) // row[T.STRIDE_W]
     for low, high in (start, first), (end, stop):
         if call[T.OPEN] == T.ALL_OPEN:
             for place in range(low, high):
                 yield from _edge(place, place - start, call, row)
         else:
-            yield from run(low, high, min(call[T.SCRATCH_ROWS], call[T.PANEL_ROWS]), FIRST | LAST | GATHERED, None)
+            yield from run(low, high, min(call[T.SCRATCH_ROWS], panel_rows), FIRST | LAST | GATHERED, None)
         if low == start and call[T.OVERLAP]:
             yield from slide(first, end)
         elif low == start:
@@ -158,6 +178,14 @@ def _real_taps(place: int, dilation: int, taps: int, size: int) -> tuple[int, in
 _real_taps_compiled = helper(_real_taps)
 
 
+def line_reach(stride, taps, dilation):
+    """Give the columns that some positions reach over, more than their number times the stride."""
+    return (taps - 1) * dilation + 1 - stride
+
+
+_line_reach_compiled = helper(line_reach)
+
+
 @helper
 def list_strips(notes, x_start, y_start, block, plan, phase):
     """List the strips of one block of positions at the start of `notes`; give where they end."""
@@ -195,18 +223,29 @@ def list_strips(notes, x_start, y_start, block, plan, phase):
 
 
 @helper
-def take_group(notes, strip, end, plan):
+def take_group(notes, strip, end, plan, phase):
     """Find where the strips end that the panel and the scratch can serve at once, and give them their places."""
-    gathered, held, place = 0, 0, 0
+    gathered, held, place, behind = np.int64(0), 0, 0, np.int64(-1)
+    # Windows take a row of the panel each; those of a line that overlap, the columns that they reach over.
+    lines, step, reach = plan[T.PANEL_LINES], np.int64(1), np.int64(0)
+    if lines:
+        step = plan[phase + T.STRIDE_W]
+        reach = _line_reach_compiled(step, plan[phase + T.TAPS_W], plan[phase + T.DILATION_W])
     while strip < end:
         # A further strip of the same outputs shares their place.
         rows = notes[strip + ROWS] * notes[strip + TILES] * notes[strip + LINES] if notes[strip + PART] & FIRST else 0
-        needs = rows if notes[strip + PART] & GATHERED else 0
+        needs, at = np.int64(0), gathered
+        if notes[strip + PART] & GATHERED:
+            needs = rows * step + reach
+            if lines and notes[strip + POSITION] == behind and behind % plan[phase + T.OUT_W] > 0:
+                at, needs = gathered - reach, needs - reach
         if gathered + needs > plan[T.PANEL_ROWS] or held + rows > plan[T.SCRATCH_ROWS]:
             break
         if rows:
             place = held
-        notes[strip + PANEL] = gathered
+        if needs > 0:
+            behind = notes[strip + POSITION] + rows
+        notes[strip + PANEL] = at
         notes[strip + SUMS] = place
         gathered += needs
         held += rows

@@ -21,6 +21,7 @@ REPEAT = _next()  # output channels for each input channel, depthwise
 GROUP_CHANNELS = _next()  # channels of x in the reduction of one output
 ROWS = _next()  # rows of a full tile
 PANEL_ROWS, PANEL_SIZE = _next(), _next()
+PANEL_LINES = _next()  # 1: the panel's rows are columns of lines; else windows
 PANEL_TERM = _next()  # from one term to the next in a panel's row, or 0: as many as the row has channels
 SCRATCH_ROWS = _next()
 EXCHANGE = _next()  # sums are held apart, behind the panel, and `loops.exchange_rows`, here, writes them; or NOTHING
