@@ -94,7 +94,6 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
     from .cpu.backend import activation_address
     from .cpu.loops import direct_entry, exchange_rows
     from .cpu.tiles import (
-        MOST_FAR_TAPS,
         SHORT_RUNS,
         dense_kind,
         full_tiles,
@@ -139,7 +138,7 @@ def _steps(dtype: np.dtype[Any], gradients: bool) -> Iterator[Step]:
             for rows in range(1, (max_narrow_rows(1) if kind == NARROW else max_rows(1, False)) + 1):
                 yield f"{compute} run of {run}, tile {rows}x1", partial(short_kernel, compute, kind, run, rows)
     for even, (taps, stride) in ((even, window) for even, windows in _WINDOWS.items() for window in windows):
-        places = (0, min(stride, taps)) if not even and taps * taps <= MOST_FAR_TAPS else (0,)
+        places = (0,) if even else (0, min(stride, taps))
         for rows, left, right, far in itertools.product(sliding_rows(taps, even), *[(0, taps // 2)] * 2, places):
             slide = Slide(taps, stride, 1, left, right)
             place = "single" if even else "far" if far else "near"

@@ -25,7 +25,7 @@ from .plan_rows import LaidPhase, Memory, Plan, Table, call_row, phase_row
 from .reading import Reading
 from .segments import Segments, weights_fuse
 from .strips import STRIP_FIELDS, WIDE, Margins, Strip, cut_line
-from .tiles import FAR_POSITIONS, MOST_FAR_TAPS, round_up
+from .tiles import FAR_POSITIONS, round_up
 
 __all__ = ["make_plan"]
 
@@ -107,8 +107,7 @@ class _Builder(Reading):
     def _choose_kernels(self) -> Kernels:
         geometry, layout, memory = self.geometry, self.layout, self.memory
         inputs = geometry.n * self.channels * self.h.size * self.w.size
-        is_remote = inputs + math.prod(geometry.output_shape) > self.blocking.remote
-        is_far = is_remote and self.h.taps * self.w.taps <= MOST_FAR_TAPS  # each line has few uses
+        is_far = inputs + math.prod(geometry.output_shape) > self.blocking.remote
         columns = [column for phase in self.phases for column in phase.columns]
         leaves_gaps = (
             (self.open == T.ALL_OPEN and not self.fits)

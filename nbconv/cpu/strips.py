@@ -30,7 +30,7 @@ _PLANNED = X
 FIRST, LAST, GATHERED, WIDE = 1, 2, 4, 8
 _ALL_TERMS = (1 << 63) - 1
 _TILE_COST = 1  # rows that would take as long as a tile of none
-_MOST_MARGINS = 4  # kernels that one line is worth
+_MOST_MARGINS, _MOST_RIMS = 4, 8  # kernels that one line is worth, and one that has a rim for each so many positions
 
 Margins = tuple[int, int]
 """How many columns of x, of those that a sliding tile reaches over, lie in the padding on its left and right."""
@@ -116,8 +116,9 @@ def cut_line(
         yield from strips(tiles, call[T.STRIP_ROWS], FIRST | LAST)
         return
     if call[T.OVERLAP]:
-        all_along = list(slide(start, stop))
-        if all(strip.margins for strip in all_along) and len({strip.margins for strip in all_along}) <= _MOST_MARGINS:
+        all_along, rims = list(slide(start, stop)), row[T.W_FIRST] + row[T.OUT_W] - row[T.W_END]
+        most = _MOST_MARGINS if rims * _MOST_RIMS < row[T.OUT_W] else 2 * _MOST_MARGINS
+        if all(strip.margins for strip in all_along) and len({strip.margins for strip in all_along}) <= most:
             yield from all_along
             return
     panel_rows = call[T.PANEL_ROWS]

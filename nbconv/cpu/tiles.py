@@ -18,7 +18,6 @@ from ..runtime.target import host_target
 
 __all__ = [
     "FAR_POSITIONS",
-    "MOST_FAR_TAPS",
     "MOST_SLIDING_COLUMNS",
     "SHORT_RUNS",
     "Blocking",
@@ -307,10 +306,6 @@ def blocking(dtype: np.dtype) -> Blocking:
 # Terms of a tap that are written out for tiles of one vector: the small groups of networks. With more vectors a loop
 # is as fast, and other lengths would be kernels without end.
 SHORT_RUNS = 8, 16
-
-# Taps of a window up to which a depthwise tile waits for remote lines, where it does not ask for them ahead.
-MOST_FAR_TAPS = 25
-
 
 # Columns with which dot tiles slide: with more, registers would not hold the sums of enough rows.
 MOST_SLIDING_COLUMNS = 4

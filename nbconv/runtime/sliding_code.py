@@ -38,7 +38,9 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, even: bool, far: int,
     ahead, asks for lines of more tiles at once.
     """
     meetings = slide.reads(rows)
-    first_new = rows * slide.stride  # of the columns of x: those that the next tile is the first to read
+    # Of the columns of x: those that the next tile is the first to read.
+    span = (rows - 1) * slide.stride + (slide.taps - 1) * slide.dilation + 1
+    news = range(span, span + rows * slide.stride)
 
     def emit(code: VectorCode, o: Operands) -> None:
         builder = code.builder
@@ -102,7 +104,7 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, even: bool, far: int,
             pointers, values = values[: len(pointers)], values[len(pointers) :]
             places, w_places = rows_at.hide(values[: rows_at.size]), w_rows.hide(values[rows_at.size :])
             mask = code.first_lanes(lanes)
-            for line in itertools.chain(*(walk(n, range(first_new, 2 * first_new)) for n in pointers[1 : 1 + far])):
+            for line in itertools.chain(*(walk(n, news) for n in pointers[1 : 1 + far])):
                 code.prefetch(line)
 
             def products(sums: list[Any], a_tap: Any, b_tap: Any) -> list[Any]:
