@@ -96,7 +96,9 @@ class Reading:
             # Taps of a row are no longer one run.
             gains = self.group_channels >= self.lanes and self.widest <= MOST_SLIDING_COLUMNS
         else:
-            gains = geometry.groups > 1 or is_better_sliding(self.group_channels, self.widest, memory.compute)
+            # Of several vectors of columns, tiles that do not slide have more rows, and load as little.
+            is_group = geometry.groups > 1 and (layout.kind != DENSE or self.widest == 1)
+            gains = is_group or is_better_sliding(self.group_channels, self.widest, memory.compute)
             gains = gains and layout.kind != DEPTHWISE and max(layout.merged) == 1
         return (
             gains
