@@ -307,6 +307,20 @@ def test_workers_share_all_jobs_once(layer: str) -> None:
     assert printed == "a job of a parallel loop failed [0 0 1 1 1 1 1 0]"
 
 
+def test_signs_of_zeros_do_not_depend_on_threads() -> None:
+    """Sums of negative zeros are one, where no zero of the padding is added: which are must not depend on the cut."""
+    code = """
+import nbconv
+layer = nbconv.Conv1d(np.ones((64, 64, 40), np.float32), np.full(64, -0.0, np.float32), padding=20)
+seen = set()
+for n in (1, 2, 3, 4):
+    nbconv.set_num_threads(n)
+    seen.add(layer(np.full((1, 900, 64), -0.0, np.float32)).tobytes())
+print(len(seen))
+"""
+    assert run_python(code, NUMBA_NUM_THREADS="4") == "1"
+
+
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     code = """
 import hashlib, nbconv

@@ -145,12 +145,12 @@ def _run_chunk(
     term, term_end = plan[chunk + T.CHUNK_K], plan[chunk + T.CHUNK_K] + plan[chunk + T.CHUNK_RUN]
     low, high = plan[column + T.CHANNEL], plan[column_end - T.COLUMN_FIELDS + T.CHANNEL_END]
     width = high - low - plan[T.GROUP_CHANNELS] + plan[chunk + T.CHUNK_CHANNEL_END] - plan[chunk + T.CHUNK_CHANNEL]
-    # From one position to the next in the panel, from one term of a segment to the next, from one row of the panel.
-    panel_row, panel_term, panel_step = padded_row((tap_end - tap) * width), plan[T.PANEL_TERM] or width, np.int64(0)
+    # In the panel, from one position to the next, from one row to the next, from one term of a segment to the next.
+    panel_row = panel_step = padded_row((tap_end - tap) * width)
+    panel_term = plan[T.PANEL_TERM] or width
     if plan[T.PANEL_LINES]:
         panel_row, panel_step = plan[phase + T.STRIDE_W] * width, width
         panel_term = plan[T.PANEL_TERM] or plan[phase + T.DILATION_W] * width
-    panel_step = panel_step or panel_row
     if plan[T.PANEL_SIZE] > 0:
         _fill_panel(
             chunk, segment, segment_end, strip, strip_end, work, panel_row, x, x_start, low, width, plan, phase, notes

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 
@@ -38,12 +37,11 @@ def make_plan(
 
 
 class _Builder(Reading):
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.panel_channels = self.held_columns = 1
-        self.kernels = self._choose_kernels()
+    panel_channels = held_columns = 1
+    """The most channels and output channels of a job's columns."""
 
     def build(self) -> Plan:
+        self.kernels = self._choose_kernels()
         call = self._start_call()
         rows, most_positions = [], 1
         for phase in self.phases:

@@ -1,6 +1,6 @@
 """How a plan's tiles read x: in place or gathered, sliding or not, and which taps that meet no data they leave out.
 
-All of it follows from the shapes, never from how work is cut: an output adds up in the same order on any threads.
+What tiles read follows from the shapes, never from how work is cut: an output adds up in one order on any threads.
 """
 
 from __future__ import annotations

@@ -75,11 +75,14 @@ def cut_line(
     per_row = row[T.TAPS_W] // row[T.SEGMENT_TAPS]
     whole = 0, _ALL_TERMS, 0, row[T.TAPS_H] * per_row
 
-    def part_of_line(place: int, size: int) -> tuple[int, int, int, int]:
-        # The terms and segments of a tile that meet data in some of its rows.
-        if not call[T.PANEL_LINES] or call[T.OPEN] == T.CLOSED:
-            return whole
-        lefts = [m * row[T.STRIDE_W] - row[T.LO_W] for m in (place, place + size - 1)]
+    # Of a long kernel, taps are left out that meet no data in a cell of positions, which block and tile do not cross:
+    # which zeros an output adds, and so the sign of its own, must not depend on how work is cut.
+    trims = call[T.PANEL_LINES] == 1 and call[T.OPEN] != T.CLOSED and row[T.TAPS_W] > rows
+
+    def part_of_line(place: int) -> tuple[int, int, int, int]:
+        # The terms and segments that meet data in some position of a cell.
+        cell = place - place % rows
+        lefts = [m * row[T.STRIDE_W] - row[T.LO_W] for m in (cell, min(cell + rows, row[T.OUT_W]) - 1)]
         first, last = (_real_taps(left, row[T.DILATION_W], row[T.TAPS_W], call[T.X_W]) for left in lefts)
         tap, tap_end = last[0], max(last[0], first[1])
         c = call[T.GROUP_CHANNELS]
@@ -88,17 +91,21 @@ def cut_line(
     def strips(tiles: Iterable[tuple[int, int, Margins | None]], most: int, part: int) -> Iterator[Strip]:
         # Of tiles, given by place, rows and margins, those that lie one below the other and take as much are one strip.
         numbered = (
-            (place - i * size, size, margins, part_of_line(place, size) if part & GATHERED else whole, place)
+            (place - i * size, size, margins, part_of_line(place) if trims and part & GATHERED else whole, place)
             for i, (place, size, margins) in enumerate(tiles)
         )
-        for (_, size, margins, of_all), alike in itertools.groupby(numbered, lambda tile: tile[:4]):
+        for (_, size, margins, reduction), alike in itertools.groupby(numbered, lambda tile: tile[:4]):
             places, together = [tile[4] for tile in alike], max(1, most // size)
             for i in range(0, len(places), together):
                 count = min(together, len(places) - i)
-                yield Strip(size, count, part, margins, of_all[0], of_all[1], of_all[2], of_all[3], places[i] - start)
+                yield Strip._make((size, count, part, margins, *reduction, places[i] - start))
 
     def run(low: int, high: int, most: int, part: int, margins: Margins | None) -> Iterator[Strip]:
-        return strips(((place, size, margins) for place, size in _even_tiles(low, high, rows)), most, part)
+        tiles = _even_tiles(low, high, rows)
+        if trims and part & GATHERED:
+            cells = range(low - low % rows, high, rows)
+            tiles = [tile for cell in cells for tile in _even_tiles(max(low, cell), min(high, cell + rows), rows)]
+        return strips(((place, size, margins) for place, size in tiles), most, part)
 
     def slide(low: int, high: int) -> Iterator[Strip]:
         # Tiles of one size: the last may write outputs that the one before it wrote too.
