@@ -43,6 +43,13 @@ SCENES = {
     "after serial use only": "assert check(20); fork()",
     "after use in another thread": ("t = threading.Thread(target=check, args=(4000,)); t.start(); t.join(); fork()"),
     "twice": "assert check(4000); os.environ['GRANDCHILD'] = '1'; fork()",
+    "twice after use in another thread": """
+thread = threading.Thread(target=check, args=(4000,))
+thread.start()
+thread.join()
+os.environ["GRANDCHILD"] = "1"
+fork()
+""",
     "while others launch": """
 assert check(4000)
 stop = []
@@ -95,6 +102,41 @@ def test_fork(scene: str, layer: str) -> None:
     need_layer(layer)
     cache = {"NBCONV_CACHE_DIR": "off"} if scene == "while another compiles" else {}
     run_python(FORK + SCENES[scene], NUMBA_THREADING_LAYER=layer, **TWO, **cache)
+
+
+TORN = """
+assert check(4000)
+done, end = threading.Event(), threading.Event()
+def work():
+    assert check(4000)
+    done.set()
+    end.wait()
+thread = threading.Thread(target=work, daemon=True)
+thread.start()
+done.wait()
+
+def descend(generations):
+    if generations == 0:
+        return True
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(40)
+        alone = nbconv.threading_info()["layer"] == "none" and check(4000)
+        os._exit(0 if alone and descend(generations - 1) else 1)
+    return os.waitpid(pid, 0)[1] == 0
+
+assert descend(2)
+end.set()
+thread.join()
+assert check(4000)
+"""
+
+
+@needs_fork
+def test_no_descendant_uses_a_tbb_that_could_not_shut_down() -> None:
+    """It hangs at times only, where another thread lives that has launched: so ask for the layer."""
+    need_layer("tbb")
+    run_python(FORK + TORN, NUMBA_THREADING_LAYER="tbb", **TWO)
 
 
 @needs_fork

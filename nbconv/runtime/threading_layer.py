@@ -28,7 +28,7 @@ class Layer:
     advice: str = ""
     one_at_a_time: bool = False
     one_starter: bool = False
-    """A fork is survived in the thread that started the layer, while nothing runs; else by one thread."""
+    """A fork is survived where the thread that forks is the only one that ever launched; else the child uses one."""
     least_work: float = 4e6
     """Operations below which waking a second thread takes longer than what it saves."""
 
@@ -57,7 +57,7 @@ _FORKED = Layer(
 )
 TORN = Layer(
     "none",
-    "forked while TBB was at work, or by another thread than started it: one thread",
+    "forked where another thread than the forking one had used TBB: one thread",
     "fork in the main thread before others convolve, or start processes by 'spawn' or 'forkserver'",
     least_work=float("inf"),
 )

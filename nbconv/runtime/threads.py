@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -34,8 +33,8 @@ _threads: int | None = None
 _own_threads: ContextVar[int | None] = ContextVar("nbconv_num_threads", default=None)
 _gate = threading.Lock()
 _layer: Layer | None = None
-_launcher: int | None = None
-_running: deque[None] = deque()
+# the threads that started the layer or launched on it since: its own runtime may still know them
+_launchers: set[int] = set()
 # seconds a job, of loops that were long enough to measure
 _pace: dict[tuple[Twins[Callable[..., None]], int, int, int], float] = {}
 
@@ -229,12 +228,10 @@ def _run_slice(
     if layer is None or (layer.one_at_a_time and not _gate.acquire(blocking=False)):
         twins.serial(first, last, 0, *arguments)
         return
-    # Appending and removing are atomic in Python, where counting is not.
-    _running.append(None)
+    _launchers.add(threading.get_ident())
     try:
         twins.parallel(first, last, workers, *arguments)
     finally:
-        _running.pop()
         if layer.one_at_a_time:
             _gate.release()
 
@@ -243,10 +240,11 @@ def _run_slice(
 
 
 def _chosen_layer() -> Layer:
-    global _layer, _launcher
+    global _layer
     if _layer is None:
         with compiler_lock:  # for a fork must wait for this too
-            _layer, _launcher = choose_layer(), threading.get_ident()
+            _launchers.add(threading.get_ident())
+            _layer = choose_layer()
     return _layer
 
 
@@ -267,9 +265,10 @@ def resume_after_fork() -> None:
 
 def resume_in_child() -> None:
     """Forget what the other threads of the parent did."""
-    global _layer, _launcher
+    global _layer
     resume_after_fork()
-    # TBB can shut down before a fork in the thread that started it, while nothing runs.
-    torn = _layer is not None and _layer.one_starter and (bool(_running) or _launcher != threading.get_ident())
-    _layer, _launcher = (TORN if torn else None), None
-    _running.clear()
+    # TBB shuts down before a fork in the thread that started it, unless another one has used it and not ended since.
+    # When a thread has ended for TBB too, Python does not know: any other counts.
+    torn = _layer is not None and _layer.one_starter and _launchers != {threading.get_ident()}
+    _layer = TORN if torn or _layer is TORN else None
+    _launchers.clear()
