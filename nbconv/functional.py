@@ -325,7 +325,8 @@ def convolve(
     weights = backend.prepare_weights(spec, weight, kept=False)
     numbers = backend.prepare_bias(bias, geometry.c_out, x.dtype)
     address = backend.activation_address(named, x.dtype)
-    plan = backend.find_plan(geometry, x, weights, y, algorithm)
+    again = named is not None or residual is not None
+    plan = backend.find_plan(geometry, x, weights, y, algorithm, again)
     backend.run_plan(plan, x, weights, numbers, y, address, residual)
     if key is not None and weights.finite:
         if len(_ready) >= _READY_KEPT:

@@ -87,7 +87,7 @@ class Gradients:
             if grad_output.size and grad.size:
                 fold_rim(self.geometry, grad_output, grad, run)
         elif weights.finite:
-            plan = backend.find_plan(adjoint, grad_output, weights, grad, "auto")
+            plan = backend.find_plan(adjoint, grad_output, weights, grad, "auto", False)
             self.adjoint = backend.ready_function(adjoint, plan, grad_output, weight, None, address)
         return grad
 

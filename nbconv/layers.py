@@ -111,7 +111,8 @@ class _Layer:
         geometry = bind(self._spec, x.shape, self._weight_shape, self._bias_shape)
         check_residual(geometry, residual)
         y = output(geometry, self._dtype, out, x, self.weight, self.bias, residual)
-        plan = self._backend.find_plan(geometry, x, self._packed, y, self._algorithm)
+        again = self._activation is not None or residual is not None
+        plan = self._backend.find_plan(geometry, x, self._packed, y, self._algorithm, again)
         self._backend.run_plan(plan, x, self._packed, self._numbers, y, self._address, residual)
         if plain and self._packed.finite:
             if len(self._ready) >= _READY_KEPT:

@@ -84,6 +84,26 @@ def test_asking_ahead_changes_no_number(case: Case, threads: int, monkeypatch: p
     assert_equal(y, expected_of(case, x, weight, bias))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", SMOKE)
+def test_writing_past_the_caches_changes_no_number(case: Case, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no cache held the outputs: those that begin with a line of memory are written there, others are not."""
+    x, weight, bias = arrays_of(case, np.dtype(np.float32))
+    never = blocking(x.dtype)._replace(remote=-1)
+    monkeypatch.setattr(reading, "blocking", lambda dtype: never)
+    monkeypatch.setattr(backend, "find_plan", find_new_plan)
+    layer, expected = LAYERS[case.op](weight, bias, **case.params), expected_of(case, x, weight, bias)
+    size = expected.size * x.itemsize
+    with nbconv.num_threads(threads):
+        for past in 0, x.itemsize:
+            memory = np.full(size + 128, 0xFF, np.uint8)
+            begin = -memory.ctypes.data % 64 + past
+            y = memory[begin : begin + size].view(x.dtype).reshape(expected.shape)
+            assert_equal(layer(x, out=y), expected)
+            assert (memory[:begin] == 0xFF).all()
+            assert (memory[begin + size :] == 0xFF).all()
+
+
 @pytest.mark.parametrize("terms", [64, 8192])
 def test_rows_of_any_length_make_one_job(terms: int) -> None:
     """A job reads a chunk of each row; cut by whole rows, many jobs would each read all weights of a long reduction."""
@@ -91,13 +111,15 @@ def test_rows_of_any_length_make_one_job(terms: int) -> None:
     geometry = bind(ConvSpec.of("conv1d"), x.shape, (16, terms, 1), None)
     weights = backend.prepare_weights(geometry.spec, np.zeros((16, terms, 1), np.float32), kept=True)
     with nbconv.num_threads(1):
-        assert FIND_PLAN(geometry, x, weights, np.zeros((1, 80, 16), np.float32), "auto").jobs == 1
+        assert FIND_PLAN(geometry, x, weights, np.zeros((1, 80, 16), np.float32), "auto", False).jobs == 1
 
 
-def find_new_plan(geometry: Geometry, x: Array, weights: backend.Weights, y: Array, algorithm: str) -> plan.Plan:
+def find_new_plan(
+    geometry: Geometry, x: Array, weights: backend.Weights, y: Array, algorithm: str, again: bool
+) -> plan.Plan:  # fmt: skip
     """Plan as `find_plan` does for a first call, and keep nothing."""
     weights.layout.plans.clear()
-    made = FIND_PLAN(geometry, x, weights, y, algorithm)
+    made = FIND_PLAN(geometry, x, weights, y, algorithm, again)
     weights.layout.plans.clear()
     return made
 

@@ -169,18 +169,22 @@ def test_sliding_tiles(dtype: np.dtype, slide: Slide, taps: int) -> None:
     step = 70 * width
     whole = sliding_rows(slide.taps)[0]
     # Long rows that begin in the middle of a line, in both operands, are cut where lines begin, and into blocks.
-    cases = (whole, 1, width - 1, 0), (3, 2, width, 1), (1, 2, 1, 2), (2, 8, 2, 3), (4, 69, 5, 3)
+    # Where rows of c begin with lines, whole vectors go past the caches.
+    cases = (whole, 1, width - 1, 0), (3, 4, 3, 0), (3, 2, width, 1), (1, 2, 1, 2), (2, 8, 2, 3), (4, 69, 5, 3)
     for rows, vectors, last, start in cases:
         columns = (vectors - 1) * width + last
         span = (rows * tiles - 1) * slide.stride + (slide.taps - 1) * slide.dilation + 1
         a = from_line(rng.standard_normal((2 * span + 2) * step), dtype, start)
         b = rng.standard_normal(taps * slide.taps * vectors * width).astype(dtype)
-        bias, c_row = rng.standard_normal(columns).astype(dtype), step if taps == 1 else columns + GAP
+        bias, c_row = rng.standard_normal(columns).astype(dtype), step if taps == 1 or start == 0 else columns + GAP
         c = [from_line(np.full(rows * tiles * c_row, np.nan), dtype, start) for _ in range(2)]
         a_taps, b_taps = np.array([0, (span + 1) * step]), np.arange(taps) * slide.taps * vectors * width
         margins = [i for i in range(span) if i < slide.left or i >= span - slide.right]
         far = min(taps, rows // 2)
-        kernels = sliding_kernel(dtype, slide, rows, taps == 1, far), tile_kernel(dtype, DEPTHWISE, rows, vectors)
+        kernels = (
+            sliding_kernel(dtype, slide, rows, taps == 1, far, streams=True),
+            tile_kernel(dtype, DEPTHWISE, rows, vectors),
+        )
         for kernel, result, margin in zip(kernels, c, (np.nan, 0), strict=True):
             for tap, i in itertools.product(a_taps, margins):
                 a[tap + i * step :][:columns] = margin

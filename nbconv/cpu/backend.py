@@ -138,11 +138,17 @@ def run(
     algorithm: str, residual: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """Compute one convolution into `y`; everything has been checked."""
-    run_plan(find_plan(geometry, x, weights, y, algorithm), x, weights, bias, y, activation, residual)
+    again = activation != NOTHING or residual is not None
+    run_plan(find_plan(geometry, x, weights, y, algorithm, again), x, weights, bias, y, activation, residual)
 
 
-def find_plan(geometry: Geometry, x: np.ndarray, weights: Weights, y: np.ndarray, algorithm: str) -> Plan:
-    """Give the plan for arrays of these shapes and strides, on as many threads as there are now."""
+def find_plan(
+    geometry: Geometry, x: np.ndarray, weights: Weights, y: np.ndarray, algorithm: str, again: bool
+) -> Plan:  # fmt: skip
+    """Give the plan for arrays of these shapes and strides, on as many threads as there are now.
+
+    `again` says whether the call looks at its outputs again, for an activation or a residual.
+    """
     plans = weights.layout.plans
     key = (
         geometry,
@@ -151,6 +157,7 @@ def find_plan(geometry: Geometry, x: np.ndarray, weights: Weights, y: np.ndarray
         x.dtype,
         y.dtype,
         algorithm,
+        again,
         weights.finite,
         weights.known,
         get_num_threads(),
@@ -159,7 +166,7 @@ def find_plan(geometry: Geometry, x: np.ndarray, weights: Weights, y: np.ndarray
     if plan is None:
         if len(plans) >= _PLANS_KEPT:
             plans.clear()
-        plan = plans[key] = _plan(geometry, _readable(x, weights), y, weights, algorithm)
+        plan = plans[key] = _plan(geometry, _readable(x, weights), y, weights, algorithm, again)
     return plan
 
 
@@ -287,7 +294,7 @@ def _is_brief(plan: Plan, compute: np.dtype) -> bool:
 
 
 def _output_maker(plan: Plan, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    return output_maker(plan.output_shape, x.dtype, sets_apart(x.strides[-2]) if plan.slides else None)
+    return output_maker(plan.output_shape, x.dtype, sets_apart(x.strides[-2]) if plan.beside else None)
 
 
 def _begins_lowest(array: np.ndarray) -> bool:
@@ -320,7 +327,9 @@ def _readable(x: np.ndarray, weights: Weights) -> np.ndarray:
     return x
 
 
-def _plan(geometry: Geometry, x: np.ndarray, y: np.ndarray, weights: Weights, algorithm: str) -> Plan:
+def _plan(
+    geometry: Geometry, x: np.ndarray, y: np.ndarray, weights: Weights, algorithm: str, again: bool
+) -> Plan:  # fmt: skip
     x_steps, y_steps = four_steps(flat_view(x), geometry), four_steps(flat_view(y), geometry)
-    memory = Memory(x_steps, y_steps, half_code(x.dtype), half_code(y.dtype), compute_dtype(y.dtype))
+    memory = Memory(x_steps, y_steps, half_code(x.dtype), half_code(y.dtype), compute_dtype(y.dtype), again)
     return make_plan(geometry, memory, weights.layout, algorithm, get_num_threads(), weights.finite, weights.known)

@@ -41,6 +41,8 @@ class Kernels:
     """Whether windows have one row, and rows of x and of y lie alike."""
     far_rows: int
     """Rows of the kernel that meet lines of x first, where tiles that slide wait for these; else 0."""
+    streams: bool
+    """Whether tiles that slide write past the caches, where nobody looks at the outputs soon."""
     far_weights: bool
     written_out: bool
     """Whether dense tiles meet the terms of a run, all of them, one after the other in both operands."""
@@ -64,7 +66,7 @@ class Kernels:
         kernels = np.zeros((self.widest + 1, self.rows + 1), np.int64)
         for rows in tile_sizes:
             if slide is not None and not (self.spreads or self.fits):
-                kernels[:, rows] = sliding_kernel(self.dtype, slide, rows, self.even, self.far_rows)
+                kernels[:, rows] = sliding_kernel(self.dtype, slide, rows, self.even, self.far_rows, self.streams)
             else:
                 for vectors in self.widths:
                     kernels[vectors, rows] = self._address(slide, run, rows, vectors)

@@ -16,7 +16,7 @@ from ..runtime.entry import entry
 from ..runtime.halves import float_to_bfloat16, float_to_float16
 from ..runtime.integers import larger, smaller
 from ..runtime.jit import helper, overload, serial
-from ..runtime.memory import copy_run, place
+from ..runtime.memory import copy_run, place, settle
 from ..runtime.microkernel import run_tile_at
 from ..runtime.twins import twins
 from . import strips as S
@@ -56,6 +56,8 @@ def convolve(
                         residual, residual_start, y, y_start, activation, addition, plan, phase, work, notes,
                     )  # fmt: skip
                 strip = strip_end
+    if plan[T.STREAMS]:
+        settle()
 
 
 @helper

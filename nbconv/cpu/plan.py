@@ -28,6 +28,9 @@ from .tiles import FAR_POSITIONS, round_up
 
 __all__ = ["make_plan"]
 
+# Rows of a window up to which vectors of x across two lines of the cache cost less than writing past the caches gains.
+_MOST_SPLIT_LOADS = 3
+
 
 def make_plan(
     geometry: Geometry, memory: Memory, layout: Layout, algorithm: str, workers: int, finite: bool, known: bool
@@ -79,7 +82,7 @@ class _Builder(Reading):
             call[T.NOTES_SIZE] * workers,
             self.geometry.output_shape,
             max(self.layout.merged),
-            self.slides and not self.spreads,
+            self.slides and not self.spreads and not (self.kernels.streams and self.h.taps <= _MOST_SPLIT_LOADS),
         )
 
     def _cut_reduction(self, phase: LaidPhase, fuse: int) -> tuple[list[list[int]], int]:
@@ -122,6 +125,7 @@ class _Builder(Reading):
             even=self.even,
             step=self.group_channels if memory.x_steps[2] == self.group_channels else 0,
             far_rows=max((min(p.h.axis.stride, p.h.axis.taps) for p in self.phases), default=0) if is_far else 0,
+            streams=is_far and not self.scratch and not memory.y_again,
             far_weights=self.far,
             written_out=self.dense and not leaves_gaps,
             widths={column[T.KERNEL_VECTORS] for column in columns},
@@ -261,6 +265,7 @@ class _Builder(Reading):
         call[T.GROUP_CHANNELS] = self.group_channels
         call[T.ROWS] = self.rows
         call[T.FAR] = int(self.far)
+        call[T.STREAMS] = int(self.kernels.streams)
         call[T.WHOLE_TILES] = int(self.whole_tiles)
         call[T.PANEL_TERM] = int(self.layout.kind != DEPTHWISE)
         if self.scratch:

@@ -39,6 +39,8 @@ class Memory:
     """As `tables` names storage types; where both x and y are of half types, they are of one."""
     y_half: int
     compute: np.dtype
+    y_again: bool = False
+    """Whether the call looks at its outputs again: an activation does, and what is added to them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +62,8 @@ class Plan:
     output_shape: tuple[int, ...]
     merged: int
     """Copies of the bias that the widest phase needs side by side."""
-    slides: bool
-    """Whether its tiles are depthwise ones whose window slides."""
+    beside: bool
+    """Whether an output had better lie in memory as x does: its tiles work on vectors of both side by side."""
 
 
 @lru_cache(maxsize=256)

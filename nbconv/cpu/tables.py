@@ -27,6 +27,7 @@ SCRATCH_ROWS = _next()
 EXCHANGE = _next()  # sums are held apart, behind the panel, and `loops.exchange_rows`, here, writes them; or NOTHING
 STRIP_ROWS = _next()  # at most, of those read in place
 FAR = _next()  # 1: weights come from beyond L2, and tiles ask for them ahead
+STREAMS = _next()  # 1: outputs are written past the caches
 WIDE = _next()  # 1: strips of tiles that slide are multiplied by all columns of a job at once
 WORK_SIZE, NOTES_SIZE = _next(), _next()  # of each worker: numbers; strips and, from PANEL_SEGMENTS on, segments
 PANEL_SEGMENTS = _next()

@@ -110,7 +110,8 @@ class Blocking(NamedTuple):
     far: int
     """Numbers of x and y together beyond which they are not found in L2 again."""
     remote: int
-    """Numbers of x and y together beyond which they are not found in L3 again: where they are, asking only costs."""
+    """Numbers of x and y together beyond which they are not found in L3 again: where they are, asking only costs, and
+    so does writing past the caches."""
     row: int
     """Numbers of weights of a row of the kernel and a tile of columns that L2 holds beside the next ones."""
     resident: int

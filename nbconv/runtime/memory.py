@@ -10,7 +10,7 @@ from numba.core import cgutils
 
 from .jit import emitted
 
-__all__ = ["Place", "copy_run", "element_pointer", "past_vector", "place", "zero_run"]
+__all__ = ["Place", "copy_run", "element_pointer", "past_vector", "place", "settle", "zero_run"]
 
 
 class Place(NamedTuple):
@@ -33,6 +33,10 @@ def copy_run(to: np.ndarray, at: int, source: np.ndarray, start: int, count: int
 def zero_run(to: np.ndarray, at: int, count: int) -> None:
     """Set `count` numbers of a flat array to zero."""
     to[at : at + count] = 0
+
+
+def settle() -> None:
+    """Let other threads see what was written past the caches before what this one writes from now on."""
 
 
 def past_vector(array: np.ndarray, start: int, width: int) -> int:
@@ -84,6 +88,15 @@ def _zero_run(typing_context, to, at, count):
         return context.get_dummy_value()
 
     return types.void(to, types.intp, types.intp), codegen
+
+
+@emitted(settle)
+def _settle(typing_context):
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 def _item_size(context: Any, array_type: Any) -> int:

@@ -230,18 +230,22 @@ def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int) -> int:
 
 
 @cache
-def sliding_kernel(dtype: np.dtype, slide: Slide, rows: int, even: bool = False, far: int = 0) -> int:
+def sliding_kernel(
+    dtype: np.dtype, slide: Slide, rows: int, even: bool = False, far: int = 0, streams: bool = False
+) -> int:  # fmt: skip
     """Compile a depthwise kernel that loads each vector of a row once for all of its taps; `run` is `slide.taps`.
 
     It serves any number of columns, and all rows start from one: `init_row` is 0. An `even` one takes 1 for `taps`, and
-    `c_row` is one step of x. It asks ahead for lines of x that the last `far` rows of the kernel meet.
+    `c_row` is one step of x. It asks ahead for lines of x that the last `far` rows of the kernel meet. One that
+    `streams` writes past the caches where c lies so that it can.
     """
     if pure():
         _slides.append(slide)
         return tile_kernel(dtype, DEPTHWISE, rows, 0) | len(_slides) << 32
     width = lanes(dtype)
-    tile = sliding_code(dtype, slide, rows, even, far, width)
-    return _compile(tile, f"slide_{dtype.name}_{'_'.join(map(str, slide))}_{rows}x{width}_{int(even)}_{far}")
+    tile = sliding_code(dtype, slide, rows, even, far, streams, width)
+    name = f"slide_{dtype.name}_{'_'.join(map(str, slide))}_{rows}x{width}_{int(even)}_{far}_{int(streams)}"
+    return _compile(tile, name)
 
 
 @cache

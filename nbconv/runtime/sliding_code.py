@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 
 from .tile_code import TRIMMED, group_of
 from .tile_frame import LINE, Loop, Operands, Rows, Slide, kernel_of, over_taps, over_tiles, row_of
@@ -27,11 +28,14 @@ _BLOCK_VECTORS = 512  # of both operands and the weights, that L1 keeps until th
 _TILES_AHEAD = 8  # short tiles go through that many while memory answers
 
 
-def sliding_code(dtype: np.dtype, slide: Slide, rows: int, even: bool, far: int, width: int) -> Any:
+def sliding_code(
+    dtype: np.dtype, slide: Slide, rows: int, even: bool, far: int, streams: bool, width: int
+) -> Any:  # fmt: skip
     """Make the intrinsic of tiles of any number of columns whose window slides along their rows.
 
     The vectors of a row are loaded from left to right, one column of them after the other; a sum still takes its terms
-    in the same order. Where x is far away, the last `far` rows of the kernel are the first to meet its lines.
+    in the same order. Where x is far away, the last `far` rows of the kernel are the first to meet its lines. What it
+    `streams` goes past the caches, where rows of c begin with lines: else a line of c is read before it is overwritten.
 
     The usual window of a single row is `even`: rows of c lie one step of x apart. Its tile has no loop over rows of the
     kernel and one set of addresses: half as many instructions, so that the processor, which looks some hundreds of them
@@ -46,6 +50,7 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, even: bool, far: int,
         builder = code.builder
         x_step = o.a_row if slide.stride == 1 else builder.sdiv(o.a_k, I64(slide.dilation))
         head = _lanes_to_a_line(code, o, x_step, _ALIGNED_VECTORS[slide.stride > 1])
+        at_lines = _writes_lines(code, o) if streams else ir.Constant(ir.IntType(1), 0)
         # Where rows are long, all tiles go through one block of columns, whose weights and last rows are still in L1,
         # before the next; where there are more lines, one goes on with what all tiles of the one before it read. The
         # first block is shorter, so that the others begin where memory's lines do.
@@ -61,17 +66,17 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, even: bool, far: int,
         a, b, c, init = places
         block = o._replace(b=b, init=init, columns=here)
         if even:
-            sweep(code, block._replace(a=a, c=c), x_step, head)
+            sweep(code, block._replace(a=a, c=c), x_step, head, at_lines)
         else:
             lines = Loop(code, o.lines, [a, c], tests=False)
             a, c = lines.values
-            sweep(code, block._replace(a=a, c=c), x_step, head)
+            sweep(code, block._replace(a=a, c=c), x_step, head, at_lines)
             lines.close([code.at(a, o.a_line), code.at(c, o.c_line)])
         left = builder.sub(left, here)
         head = builder.select(builder.icmp_signed("<", left, I64(width)), left, I64(width))
         outer.close([head, left, *(code.at(place, here) for place in places)])
 
-    def sweep(code: VectorCode, o: Operands, x_step: Any, head: Any) -> None:
+    def sweep(code: VectorCode, o: Operands, x_step: Any, head: Any, at_lines: Any) -> None:
         builder, w_rows = code.builder, Rows(code, o.b_k, slide.taps)
         # Of c and, where they lie alike, of x.
         rows_at = Rows(code, x_step, rows, max(meetings, default=0) + 1) if even else Rows(code, o.c_row, rows)
@@ -121,10 +126,14 @@ def sliding_code(dtype: np.dtype, slide: Slide, rows: int, even: bool, far: int,
             c = [rows_at.at(places, m) for m in range(rows)]
             # Without masks on vectors of 32 bytes: there a masked store is many instructions.
             with builder.if_else(builder.icmp_signed("==", lanes, I64(width))) as (whole, part):
-                for branch, stored in (whole, None), (part, mask):
-                    with branch:
-                        for value, to in zip(sums, c, strict=True):
-                            code.store(value, to, stored)
+                with whole, builder.if_else(at_lines) as (streamed, kept):
+                    for branch, store in (streamed, code.stream), (kept, code.store):
+                        with branch:
+                            for value, to in zip(sums, c, strict=True):
+                                store(value, to)
+                with part:
+                    for value, to in zip(sums, c, strict=True):
+                        code.store(value, to, mask)
             left = builder.sub(left, lanes)
             following = builder.select(builder.icmp_signed("<", left, I64(width)), left, I64(width))
             moved = [*(code.at(place, lanes) for place in pointers), *rows_at.move(places, lanes)]
@@ -158,6 +167,13 @@ def _lanes_to_a_line(code: VectorCode, o: Operands, step: Any, vectors: int) -> 
         head,
         builder.select(builder.icmp_signed("<", o.columns, I64(code.width)), o.columns, I64(code.width)),
     )
+
+
+def _writes_lines(code: VectorCode, o: Operands) -> Any:
+    """Say whether each row of c begins where a vector of memory does."""
+    steps = code.builder.mul(code.builder.or_(o.c_row, o.c_line), I64(code.size))
+    begins = code.builder.or_(code.builder.ptrtoint(o.c, I64), steps)
+    return code.builder.icmp_signed("==", code.builder.and_(begins, I64(code.width * code.size - 1)), I64(0))
 
 
 def spreading_code(

@@ -72,6 +72,11 @@ class VectorCode:
             name = f"llvm.masked.store.{self.name}.p0"
             self._call(name, ir.VoidType(), value, self._place(address), I32(self.size), mask)
 
+    def stream(self, value: Any, address: Any) -> None:
+        """Store a vector where a vector's alignment is known, past the caches; see `memory.settle`."""
+        stored = self.builder.store(value, self._place(address), align=self.width * self.size)
+        stored.set_metadata("nontemporal", self.builder.module.add_metadata([I32(1)]))
+
     def prefetch(self, address: Any) -> None:
         """Ask for the line of an address, which need not be valid: into L2, which waits for more lines than L1."""
         place = self.builder.bitcast(address, I8.as_pointer())
