@@ -296,6 +296,37 @@ def test_short_tiles(dtype: np.dtype, kind: int, terms: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", ["dense", "depthwise", "groups", "short", "rim"])
+def test_tiles_past_the_caches(dtype: np.dtype, name: str) -> None:
+    """They write what others write, where rows begin with lines of memory and where they do not, and nothing beside."""
+    rng, width, taps, rows, tiles, run = np.random.default_rng(0), lanes(dtype), 3, 5, 2, 8 if name == "short" else 2
+    kind = {"depthwise": DEPTHWISE, "groups": grouped(2)}.get(name, DENSE)
+    for vectors, last, start in (1, width, 0), (1, width, 1), (1, width - 1, 0), (2, width, 0), (2, 1, 0):
+        if name == "short" and vectors > 1:
+            continue
+        columns, c_row = (vectors - 1) * width + last, (vectors + 1) * width
+        a_row, a_k = (columns, columns) if kind & DEPTHWISE else (run + 1, 1)
+        a = rng.standard_normal(rows * tiles * a_row + run * columns + 60).astype(dtype)
+        b = rng.standard_normal(taps * run * vectors * width).astype(dtype)
+        a_taps, b_taps = np.array([3, 40, 17]), np.arange(taps) * run * vectors * width
+        bias, c = rng.standard_normal(columns).astype(dtype), []
+        for streams in False, True:
+            if name == "short":
+                kernel = short_kernel(dtype, kind, run, rows, streams)
+            elif name == "rim":
+                kernel = rim_kernel(dtype, kind, Slide(3, 1, 1, 1, 1), rows, vectors, streams=streams)
+            else:
+                kernel = tile_kernel(dtype, kind, rows, vectors, streams)
+            c.append(from_line(np.full(rows * tiles * c_row, np.nan), dtype, start))
+            compiled_run_tile(
+                kernel, a, 0, a_row, a_k, a_taps, b, 0, vectors * width, b_taps, 0, taps, run, bias, 0, 0,
+                c[-1], 0, c_row, columns, tiles,
+            )  # fmt: skip
+        np.testing.assert_array_equal(*c)
+        assert np.isnan(c[0]).sum() == rows * tiles * (c_row - columns)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("steps", [(1, 1), (2, 1), (1, 3), (2, 2)], ids=str)
 @pytest.mark.parametrize("run", [1, 4, 11])
 def test_correlating_tiles(dtype: np.dtype, steps: tuple[int, int], run: int) -> None:

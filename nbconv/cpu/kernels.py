@@ -42,7 +42,7 @@ class Kernels:
     far_rows: int
     """Rows of the kernel that meet lines of x first, where tiles that slide wait for these; else 0."""
     streams: bool
-    """Whether tiles that slide write past the caches, where nobody looks at the outputs soon."""
+    """Whether tiles write past the caches: outputs that nobody looks at before they have left them."""
     far_weights: bool
     written_out: bool
     """Whether dense tiles meet the terms of a run, all of them, one after the other in both operands."""
@@ -75,12 +75,12 @@ class Kernels:
     def _address(self, slide: Slide | None, run: int, rows: int, vectors: int) -> int:
         far = self.far_weights and vectors > 1
         if slide is not None and self.fits:
-            return rim_kernel(self.dtype, self.kind, slide, rows, vectors, far)
+            return rim_kernel(self.dtype, self.kind, slide, rows, vectors, far, self.streams)
         if slide is not None:
             terms = spreading_terms(run)
             return spreading_kernel(self.dtype, self.kind, slide, terms, self.step, rows, vectors, self.far_rows > 0)
         if self.written_out and run in SHORT_RUNS and vectors == 1:
-            return short_kernel(self.dtype, self.kind, run, rows)
+            return short_kernel(self.dtype, self.kind, run, rows, self.streams)
         if far:
             return far_kernel(self.dtype, self.kind, rows, vectors)
-        return tile_kernel(self.dtype, self.kind, rows, vectors)
+        return tile_kernel(self.dtype, self.kind, rows, vectors, self.streams)

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from ..geometry import Axis, Geometry
-from ..runtime.microkernel import DEPTHWISE
+from ..runtime.microkernel import DEPTHWISE, NARROW
 from ..runtime.threads import is_one_call
 from . import tables as T
 from .chunks import cut_reduction, cut_rows, even_cuts
@@ -125,13 +125,21 @@ class _Builder(Reading):
             even=self.even,
             step=self.group_channels if memory.x_steps[2] == self.group_channels else 0,
             far_rows=max((min(p.h.axis.stride, p.h.axis.taps) for p in self.phases), default=0) if is_far else 0,
-            streams=is_far and not self.scratch and not memory.y_again,
+            streams=is_far and self._may_stream(),
             far_weights=self.far,
             written_out=self.dense and not leaves_gaps,
             widths={column[T.KERNEL_VECTORS] for column in columns},
             widest=self.widest,
             rows=self.rows,
         )
+
+    def _may_stream(self) -> bool:
+        """Say whether tiles write what nobody looks at again in this call, and whole lines of memory.
+
+        Those that spread ask for the lines of y in time, and what reads y next then finds more of it in L3.
+        """
+        is_final = self.has_one_chunk() and not (self.scratch or self.memory.y_again)
+        return is_final and not self.spreads and self.layout.kind != NARROW
 
     def _number_jobs(self, call: list[int], rows: list[list[int]]) -> int:
         """Count the jobs of all phases, and say in each row where its own end."""

@@ -174,14 +174,19 @@ def _view(flat: np.ndarray, start: int, shape: tuple[int, ...], steps: tuple[int
 
 
 @cache
-def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
-    """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address."""
+def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int, streams: bool = False) -> int:
+    """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address.
+
+    One that `streams`, here and below, writes past the caches where rows of c begin with lines of memory; no dot tile.
+    """
     if pure():
         return (kind << 16) | (rows << 8) | vectors
     width = kind_lanes(kind, dtype)
-    is_dot = kind & DOT
-    tile = dot_code(dtype, rows, vectors, width) if is_dot else tile_code(dtype, kind, rows, vectors, width)
-    return _compile(tile, f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}")
+    if kind & DOT:
+        tile, streams = dot_code(dtype, rows, vectors, width), False
+    else:
+        tile = tile_code(dtype, kind, rows, vectors, width, streams=streams)
+    return _compile(tile, f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}_{int(streams)}")
 
 
 @cache
@@ -194,7 +199,9 @@ def far_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
 
 
 @cache
-def rim_kernel(dtype: np.dtype, kind: int, slide: Slide, rows: int, vectors: int, far: bool = False) -> int:
+def rim_kernel(
+    dtype: np.dtype, kind: int, slide: Slide, rows: int, vectors: int, far: bool = False, streams: bool = False
+) -> int:  # fmt: skip
     """Compile a dense kernel that passes over what lies outside of x, as `slide` says; else as `tile_kernel`.
 
     Taps are segments, those of a row of the kernel one after the other.
@@ -203,8 +210,8 @@ def rim_kernel(dtype: np.dtype, kind: int, slide: Slide, rows: int, vectors: int
         _slides.append(slide)
         return tile_kernel(dtype, kind, rows, vectors) | len(_slides) << 32
     width = kind_lanes(kind, dtype)
-    tile = tile_code(dtype, kind, rows, vectors, width, far, slide)
-    numbers = "_".join(map(str, (kind, *slide, int(far))))
+    tile = tile_code(dtype, kind, rows, vectors, width, far, slide, streams)
+    numbers = "_".join(map(str, (kind, *slide, int(far), int(streams))))
     return _compile(tile, f"rim_{dtype.name}_{numbers}_{rows}x{vectors}x{width}")
 
 
@@ -221,12 +228,14 @@ def adding_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int, pace: int
 
 
 @cache
-def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int) -> int:
+def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int, streams: bool = False) -> int:
     """Compile a dense kernel of one vector for a `run` of `terms`, known now; neither operand leaves gaps."""
     if pure():
         return tile_kernel(dtype, kind, rows, 1)
     width = kind_lanes(kind, dtype)
-    return _compile(short_code(dtype, terms, rows, width), f"short_{dtype.name}_{terms}_{rows}x{width}")
+    return _compile(
+        short_code(dtype, terms, rows, width, streams), f"short_{dtype.name}_{terms}_{rows}x{width}_{int(streams)}"
+    )
 
 
 @cache
@@ -236,8 +245,7 @@ def sliding_kernel(
     """Compile a depthwise kernel that loads each vector of a row once for all of its taps; `run` is `slide.taps`.
 
     It serves any number of columns, and all rows start from one: `init_row` is 0. An `even` one takes 1 for `taps`, and
-    `c_row` is one step of x. It asks ahead for lines of x that the last `far` rows of the kernel meet. One that
-    `streams` writes past the caches where c lies so that it can.
+    `c_row` is one step of x. It asks ahead for lines of x that the last `far` rows of the kernel meet.
     """
     if pure():
         _slides.append(slide)

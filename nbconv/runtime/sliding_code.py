@@ -15,7 +15,19 @@ import numpy as np
 from llvmlite import ir
 
 from .tile_code import TRIMMED, group_of
-from .tile_frame import LINE, Loop, Operands, Rows, Slide, kernel_of, over_taps, over_tiles, row_of
+from .tile_frame import (
+    LINE,
+    Loop,
+    Operands,
+    Rows,
+    Slide,
+    begins_lines,
+    kernel_of,
+    over_taps,
+    over_tiles,
+    row_of,
+    store_tile,
+)
 from .vector_code import I64, VectorCode
 
 __all__ = ["correlating_code", "sliding_code", "spreading_code"]
@@ -50,7 +62,7 @@ def sliding_code(
         builder = code.builder
         x_step = o.a_row if slide.stride == 1 else builder.sdiv(o.a_k, I64(slide.dilation))
         head = _lanes_to_a_line(code, o, x_step, _ALIGNED_VECTORS[slide.stride > 1])
-        at_lines = _writes_lines(code, o) if streams else ir.Constant(ir.IntType(1), 0)
+        at_lines = begins_lines(code, o) if streams else ir.Constant(ir.IntType(1), 0)
         # Where rows are long, all tiles go through one block of columns, whose weights and last rows are still in L1,
         # before the next; where there are more lines, one goes on with what all tiles of the one before it read. The
         # first block is shorter, so that the others begin where memory's lines do.
@@ -169,13 +181,6 @@ def _lanes_to_a_line(code: VectorCode, o: Operands, step: Any, vectors: int) -> 
     )
 
 
-def _writes_lines(code: VectorCode, o: Operands) -> Any:
-    """Say whether each row of c begins where a vector of memory does."""
-    steps = code.builder.mul(code.builder.or_(o.c_row, o.c_line), I64(code.size))
-    begins = code.builder.or_(code.builder.ptrtoint(o.c, I64), steps)
-    return code.builder.icmp_signed("==", code.builder.and_(begins, I64(code.width * code.size - 1)), I64(0))
-
-
 def spreading_code(
     dtype: np.dtype, kind: int, slide: Slide, terms: int, step: int, rows: int, vectors: int, far: bool, width: int
 ) -> Any:  # fmt: skip
@@ -234,8 +239,7 @@ def spreading_code(
                 add_term(sums, a, b_here, 0, range(vectors))
                 b_next = [code.at(b, vectors * width) for b in b_here]
                 sums = inner.close([code.at(a, 1), *b_next, *sums])[1 + slide.taps :]
-            for (m, v), value in zip(places, loop.close(sums), strict=True):
-                code.store(value, code.at(row_of(code, c, o.c_row, m), v * width), masks[v])
+            store_tile(code, o, c, loop.close(sums), masks)
 
         over_tiles(code, o, rows, tile)
 

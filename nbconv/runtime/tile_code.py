@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .target import lanes
-from .tile_frame import LINE, Loop, Operands, Rows, Slide, ask_for, kernel_of, over_taps, over_tiles, row_of
+from .tile_frame import LINE, Loop, Operands, Rows, Slide, ask_for, kernel_of, over_taps, over_tiles, row_of, store_tile
 from .vector_code import I64, VectorCode
 
 __all__ = [
@@ -46,19 +46,22 @@ def kind_lanes(kind: int, dtype: np.dtype) -> int:
 
 
 def tile_code(
-    dtype: np.dtype, kind: int, rows: int, vectors: int, width: int, far: bool = False, slide: Slide | None = None
-) -> Any:
+    dtype: np.dtype, kind: int, rows: int, vectors: int, width: int, far: bool = False, slide: Slide | None = None,
+    streams: bool = False,
+) -> Any:  # fmt: skip
     """Make the intrinsic of tiles of `rows` x `vectors`, all in registers; `far` ones ask for weights ahead.
 
-    If they `slide`, they reach over the rim of x: a tap passes over the rows that meet no data there.
+    If they `slide`, they reach over the rim of x: a tap passes over the rows that meet no data there. Those that
+    `streams` go past the caches.
     """
     inside = slide.rows_inside(rows) if slide else [list(range(rows))]
-    return kernel_of(dtype, width, lambda code, o: _tiles(code, o, kind, rows, vectors, far, inside))
+    return kernel_of(dtype, width, lambda code, o: _tiles(code, o, kind, rows, vectors, far, inside, streams))
 
 
 def _tiles(
-    code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, far: bool, inside: list[list[int]]
-) -> None:
+    code: VectorCode, o: Operands, kind: int, rows: int, vectors: int, far: bool, inside: list[list[int]],
+    streams: bool,
+) -> None:  # fmt: skip
     builder, width, group = code.builder, code.width, group_of(kind)
     # Of the last vector, only so many columns are there.
     masks = [None] * (vectors - 1) + [code.first_lanes(builder.sub(o.columns, I64((vectors - 1) * width)))]
@@ -152,19 +155,18 @@ def _tiles(
         if not kind & DEPTHWISE:
             # Few products wait for many lines. At once they would hold up all other loads.
             asked = lines_of_x(a) + asked
-            for m, v in places:
+            for m, v in [] if streams else places:
                 code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
         starts = begin(init)
         lines, steps = [line for line, _ in asked], [line_step for _, line_step in asked]
         ends = over_taps(code, o, a, o.b, [*starts, *lines], *(partial(products, steps, taps) for taps in inside))
-        for (m, v), value in zip(places, ends[: len(places)], strict=True):
-            code.store(value, code.at(row_of(code, c, o.c_row, m), v * width), masks[v])
+        store_tile(code, o, c, ends[: len(places)], masks, streams)
         return ends[len(ends) - len(weights) :]
 
     over_tiles(code, o, rows, tile, [o.ahead] if far else [])
 
 
-def short_code(dtype: np.dtype, terms: int, rows: int, width: int) -> Any:
+def short_code(dtype: np.dtype, terms: int, rows: int, width: int, streams: bool = False) -> Any:
     """Make the intrinsic of dense tiles of one vector that take `terms` of each tap, written out.
 
     A loop of few rounds would spend as long on its addresses as on its products. Neither operand leaves gaps.
@@ -182,8 +184,7 @@ def short_code(dtype: np.dtype, terms: int, rows: int, width: int) -> Any:
 
         def tile(a: Any, c: Any, init: Any) -> None:
             sums = [code.load(row_of(code, init, o.init_row, m), mask) for m in range(rows)]
-            for m, value in enumerate(over_taps(code, o, a, o.b, sums, products)):
-                code.store(value, row_of(code, c, o.c_row, m), mask)
+            store_tile(code, o, c, over_taps(code, o, a, o.b, sums, products), [mask], streams)
 
         over_tiles(code, o, rows, tile)
 

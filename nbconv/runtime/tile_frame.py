@@ -181,6 +181,35 @@ def ask_for(code: VectorCode, start: Any, lines: Any) -> None:
     loop.close([])
 
 
+def begins_lines(code: VectorCode, o: Operands) -> Any:
+    """Say whether each row of c begins where a vector of memory does, as `VectorCode.stream` needs."""
+    steps = code.builder.mul(code.builder.or_(o.c_row, o.c_line), I64(code.size))
+    begins = code.builder.or_(code.builder.ptrtoint(o.c, I64), steps)
+    return code.builder.icmp_signed("==", code.builder.and_(begins, I64(code.width * code.size - 1)), I64(0))
+
+
+def store_tile(
+    code: VectorCode, o: Operands, c: Any, sums: Sequence[Any], masks: Sequence[Any], streams: bool = False
+) -> None:  # fmt: skip
+    """Write the sums of a tile, row by row: past the caches if it `streams` and all of its vectors are whole lines."""
+    builder, vectors = code.builder, len(masks)
+    places = list(itertools.product(range(len(sums) // vectors), range(vectors)))
+
+    def write(store: Callable[[Any, Any, Any], None]) -> None:
+        for (m, v), value in zip(places, sums, strict=True):
+            store(value, code.at(row_of(code, c, o.c_row, m), v * code.width), masks[v])
+
+    if not streams:
+        write(code.store)
+        return
+    are_whole = builder.icmp_signed("==", o.columns, I64(vectors * code.width))
+    with builder.if_else(builder.and_(are_whole, begins_lines(code, o))) as (lines, others):
+        with lines:
+            write(lambda value, address, mask: code.stream(value, address))
+        with others:
+            write(code.store)
+
+
 def over_tiles(
     code: VectorCode, o: Operands, rows: int, tile: Callable[..., list[Any] | None], carried: Sequence[Any] = ()
 ) -> None:

@@ -73,7 +73,10 @@ class VectorCode:
             self._call(name, ir.VoidType(), value, self._place(address), I32(self.size), mask)
 
     def stream(self, value: Any, address: Any) -> None:
-        """Store a vector where a vector's alignment is known, past the caches; see `memory.settle`."""
+        """Store a vector where a vector's alignment is known, past the caches.
+
+        Other threads see it in order only once this one has called `memory.settle`.
+        """
         stored = self.builder.store(value, self._place(address), align=self.width * self.size)
         stored.set_metadata("nontemporal", self.builder.module.add_metadata([I32(1)]))
 
