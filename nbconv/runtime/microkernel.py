@@ -6,9 +6,10 @@ compiled without knowing any tile size, so a shape costs only the few small kern
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from inspect import signature
+from typing import Any, TypeVar
 
 import numpy as np
 from llvmlite import ir
@@ -57,6 +58,8 @@ __all__ = [
     "spreading_kernel",
     "tile_kernel",
 ]
+
+F = TypeVar("F", bound=Callable[..., int])
 
 _kept_alive: list[Any] = []
 _slides: list[Slide] = []
@@ -173,7 +176,20 @@ def _view(flat: np.ndarray, start: int, shape: tuple[int, ...], steps: tuple[int
     return as_strided(flat[start:], shape, tuple(step * flat.itemsize for step in steps))
 
 
-@cache
+def _compiled_once(compile_kernel: F) -> F:
+    """Keep the address for each kernel, also where a default is said: `functools.cache` takes that for another one."""
+    kept, parameters = cache(compile_kernel), signature(compile_kernel)
+
+    @wraps(compile_kernel)
+    def address(*given: Any, **named: Any) -> int:
+        bound = parameters.bind(*given, **named)
+        bound.apply_defaults()
+        return kept(*bound.args)
+
+    return address  # type: ignore[return-value]
+
+
+@_compiled_once
 def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int, streams: bool = False) -> int:
     """Compile the kernel for tiles of `rows` x (`vectors` registers) and return its address.
 
@@ -189,7 +205,7 @@ def tile_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int, streams: bo
     return _compile(tile, f"tile_{dtype.name}_{kind}_{rows}x{vectors}x{width}_{int(streams)}")
 
 
-@cache
+@_compiled_once
 def far_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
     """Compile a dense kernel, trimmed or not, that asks ahead for lines beyond L2, as `run_tile_at` says."""
     if pure():
@@ -198,7 +214,7 @@ def far_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int) -> int:
     return _compile(tile, f"far_{dtype.name}_{kind}_{rows}x{vectors}x{lanes(dtype)}")
 
 
-@cache
+@_compiled_once
 def rim_kernel(
     dtype: np.dtype, kind: int, slide: Slide, rows: int, vectors: int, far: bool = False, streams: bool = False
 ) -> int:  # fmt: skip
@@ -215,7 +231,7 @@ def rim_kernel(
     return _compile(tile, f"rim_{dtype.name}_{numbers}_{rows}x{vectors}x{width}")
 
 
-@cache
+@_compiled_once
 def adding_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int, pace: int = 0) -> int:
     """Compile a dense kernel, trimmed or not, whose `init` is `c`; it writes whole vectors where it is not trimmed.
 
@@ -227,7 +243,7 @@ def adding_kernel(dtype: np.dtype, kind: int, rows: int, vectors: int, pace: int
     return _compile(tile, f"add_{dtype.name}_{kind}_{rows}x{vectors}x{lanes(dtype)}_{pace}")
 
 
-@cache
+@_compiled_once
 def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int, streams: bool = False) -> int:
     """Compile a dense kernel of one vector for a `run` of `terms`, known now; neither operand leaves gaps."""
     if pure():
@@ -238,7 +254,7 @@ def short_kernel(dtype: np.dtype, kind: int, terms: int, rows: int, streams: boo
     )
 
 
-@cache
+@_compiled_once
 def sliding_kernel(
     dtype: np.dtype, slide: Slide, rows: int, even: bool = False, far: int = 0, streams: bool = False
 ) -> int:  # fmt: skip
@@ -256,7 +272,7 @@ def sliding_kernel(
     return _compile(tile, name)
 
 
-@cache
+@_compiled_once
 def spreading_kernel(
     dtype: np.dtype, kind: int, slide: Slide, terms: int, step: int, rows: int, vectors: int, far: bool = False
 ) -> int:
@@ -278,7 +294,7 @@ def spreading_kernel(
     return _compile(tile, f"spread_{dtype.name}_{numbers}_{rows}x{vectors}x{width}")
 
 
-@cache
+@_compiled_once
 def correlating_kernel(
     dtype: np.dtype, kind: int, row_steps: int, term_steps: int, rows: int, vectors: int, lines: int = 1
 ) -> int:
