@@ -336,9 +336,8 @@ def convolve(
 
 
 _READY_KEPT = 256
-_ready: dict[
-    Any, Callable[..., np.ndarray | None]
-] = {}  # what is known of calls that were made before, on arrays of the same shapes and strides
+# What is known of calls that were made before, on arrays of the same shapes and strides.
+_ready: dict[Any, Callable[..., np.ndarray | None]] = {}
 
 
 def _key(
