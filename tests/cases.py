@@ -185,6 +185,9 @@ _CONV1D = [
         ((2, 41, 48), (48, 1, 4), {"groups": 48, "padding": ((3, 0),), "padding_mode": "reflect"}),
         ((2, 3, 10), (10, 1, 5), {"groups": 10, "padding": 2}),
         ((40, 33), (33, 1, 3), {"groups": 33, "padding": 1}),
+        # rows of weights that would lie in one set of L1
+        ((1, 5, 1024), (1024, 1, 9), {"groups": 1024, "padding": 4}, "smoke"),
+        ((1, 40, 1019), (1019, 1, 12), {"groups": 1019, "padding": 3, "stride": 2}),
         ((2, 20, 8), (4, 2, 3), {"groups": 4, "padding": 1}),
         ((2, 20, 8), (0, 2, 3), {"groups": 4}, "no bias"),
     ),
@@ -200,6 +203,9 @@ _CONV2D = [
         ((1, 14, 14, 64), (64, 16, 3, 3), {"groups": 4, "padding": 1}, "smoke"),
         ((1, 33, 37, 3), (16, 3, 3, 3), {"stride": 2, "padding": 1}, "smoke"),
         ((2, 9, 28, 64), (64, 16, 4, 6), {"groups": 4, "stride": (2, 3), "padding": ((3, 5), (0, 5))}),
+        # lines of x, and rows of weights, that lie in few sets of L1
+        ((1, 4, 30, 512), (512, 1, 3, 3), {"groups": 512, "padding": 1}),
+        ((1, 5, 16, 1023), (1023, 1, 5, 5), {"groups": 1023, "padding": 2, "stride": 2}),
     ),
     *_cases(
         "conv2d",

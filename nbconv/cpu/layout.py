@@ -18,7 +18,15 @@ from ..geometry import UNIT_PHASE, ConvSpec, Phase, axis_phases, bind, merge_pha
 from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, grouped, kind_lanes
 from ..runtime.target import lanes
 from . import tables as T
-from .tiles import dense_kind, is_small_group, max_dot_columns, max_grouped_vectors, max_vectors, split_columns
+from .tiles import (
+    dense_kind,
+    is_small_group,
+    max_dot_columns,
+    max_grouped_vectors,
+    max_vectors,
+    pitch_apart,
+    split_columns,
+)
 
 __all__ = ["InPlace", "Layout", "Packed", "channels_of", "in_place_layout", "packed_layout"]
 
@@ -83,6 +91,8 @@ def packed_layout(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype
         terms = len(taps) * c_group
         columns = []
         first = 0
+        # All depthwise tiles share their rows, so that one may take the columns of several.
+        pitch = pitch_apart(-(-o_group * spec.groups // width) * width, len(taps), width, dtype)
         if kind == DOT:
             columns.append(_dot_column(o_group * merged, c_group, terms))
             first = o_group * merged
@@ -91,9 +101,8 @@ def packed_layout(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype
                 fields = _fields(out, vectors, count)
                 fields[T.CHANNEL], fields[T.CHANNEL_END] = _read_channels(kind, out, count, group, c_group)
                 if kind == DEPTHWISE:
-                    # All tiles share their rows, so that one may take the columns of several.
                     fields[T.WEIGHT_OFFSET] = first
-                    fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = -(-o_group * spec.groups // width) * width
+                    fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = pitch
                 else:
                     fields[T.WEIGHT_OFFSET] = first * terms
                     fields[T.WEIGHT_K] = fields[T.WEIGHT_TERM] = vectors * width
@@ -101,7 +110,7 @@ def packed_layout(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype
                 first += vectors * width
         starts.append(at)
         all_columns.append(tuple(columns))
-        at += terms * first
+        at += terms * (pitch if kind == DEPTHWISE and columns else first)
     merges, taps_of_phases = zip(*phases, strict=True)
     return Packed(kind, phases_w, merges, taps_of_phases, tuple(all_columns), tuple(starts), at)
 

@@ -25,6 +25,7 @@ from .tiles import (
     rows_apart,
     sliding_rows,
     spreading_rows,
+    uncrowded,
 )
 
 __all__ = ["Reading"]
@@ -84,7 +85,11 @@ class Reading:
 
     def sliding_rows(self, w: Axis) -> tuple[int, ...]:
         """List the rows of tiles whose window may slide along an axis."""
-        return self._spreading_rows(w) if self.spreads else sliding_rows(w.taps, self.even)
+        if self.spreads:
+            return self._spreading_rows(w)
+        sizes = sliding_rows(w.taps, self.even)
+        lines = self.h.taps * self.columns_of(sizes[0], w) if sizes else 0
+        return uncrowded(sizes, lines, self.memory.x_steps[2] * self.memory.compute.itemsize)
 
     def _spreading_rows(self, w: Axis) -> tuple[int, ...]:
         return spreading_rows(w.taps, w.stride, self.widest, self.memory.x_steps[2] * self.memory.compute.itemsize)

@@ -34,6 +34,7 @@ __all__ = [
     "max_reducing_vectors",
     "max_rows",
     "max_vectors",
+    "pitch_apart",
     "rim_grows",
     "rims_fit",
     "round_up",
@@ -52,6 +53,9 @@ _DENSE_ROWS = {32: {1: 24, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
 _MOST_REDUCING_VECTORS = 3
 # L1 keeps lines that lie a multiple of a way's size apart in one set, of 8 lines or more.
 _WAY_BYTES, _ROWS_OF_A_SET = 4096, 8
+# Of a depthwise tile, more lines of x than that in a set are read from L2 again for each row of the window: then fewer
+# rows, that wait for fewer of them, are faster.
+_CROWD, _ROWS_IN_A_CROWD = 12, 7
 # Rows of both operands of a depthwise tile that all lie in so few sets, or fewer, do not stay in L1 together.
 _FEW_SETS = 4
 # On halves of registers two multiply-adds start a cycle: rows as far as their addresses stay in registers.
@@ -137,10 +141,19 @@ def max_rows(vectors: int, depthwise: bool) -> int:
     return (_DEPTHWISE_ROWS if depthwise else _DENSE_ROWS)[host_target().registers][vectors]
 
 
+def _sets(row_bytes: int) -> int:
+    """Count the sets of L1 in which lines lie that are so many bytes apart."""
+    return _WAY_BYTES // math.gcd(_WAY_BYTES, abs(row_bytes) or 1)
+
+
 def rows_apart(rows: int, row_bytes: int) -> int:
     """Give the rows of a tile, at most so many, that do not push each other out of L1, so many bytes apart."""
-    sets = _WAY_BYTES // math.gcd(_WAY_BYTES, abs(row_bytes) or 1)
-    return min(rows, _ROWS_OF_A_SET * sets)
+    return min(rows, _ROWS_OF_A_SET * _sets(row_bytes))
+
+
+def pitch_apart(row: int, rows: int, width: int, dtype: np.dtype) -> int:
+    """Give the numbers from one to the next of so many packed rows of `row` numbers: a vector more for many in a set."""
+    return row + width if rows_apart(rows, row * dtype.itemsize) < rows else row
 
 
 def sets_apart(row_bytes: int) -> int:
@@ -160,6 +173,12 @@ def sliding_rows(taps: int, even: bool = False) -> tuple[int, ...]:
         return _EVEN_ROWS
     fitting = [rows for most, rows in _SLIDING_ROWS[host_target().registers].items() if 0 < taps <= most]
     return fitting[0] if fitting else ()
+
+
+def uncrowded(rows: tuple[int, ...], lines: int, step_bytes: int) -> tuple[int, ...]:
+    """Leave those of `sliding_rows` that suit tiles whose first, largest, reads so many lines, so many bytes apart."""
+    most = _ROWS_IN_A_CROWD if lines > _CROWD * _sets(step_bytes) else max(rows, default=0)
+    return tuple(row for row in rows if row <= most)
 
 
 def spreading_rows(taps: int, stride: int, vectors: int, step_bytes: int) -> tuple[int, ...]:
