@@ -9,6 +9,7 @@ import numpy as np
 
 from ..geometry import Axis
 from ..runtime.microkernel import (
+    DOT,
     Slide,
     far_kernel,
     rim_kernel,
@@ -78,7 +79,8 @@ class Kernels:
             return rim_kernel(self.dtype, self.kind, slide, rows, vectors, far, self.streams)
         if slide is not None:
             terms = spreading_terms(run)
-            return spreading_kernel(self.dtype, self.kind, slide, terms, self.step, rows, vectors, self.far_rows > 0)
+            is_far = self.far_rows > 0 and self.kind != DOT  # dot products ask for x in any case
+            return spreading_kernel(self.dtype, self.kind, slide, terms, self.step, rows, vectors, is_far)
         if self.written_out and run in SHORT_RUNS and vectors == 1:
             return short_kernel(self.dtype, self.kind, run, rows, self.streams)
         if far:

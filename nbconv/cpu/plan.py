@@ -44,6 +44,8 @@ class _Builder(Reading):
     """The most channels and output channels of a job's columns."""
 
     def build(self) -> Plan:
+        inputs = self.geometry.n * self.channels * self.h.size * self.w.size
+        self.numbers = inputs + math.prod(self.geometry.output_shape)
         self.kernels = self._choose_kernels()
         call = self._start_call()
         rows, most_positions = [], 1
@@ -106,9 +108,10 @@ class _Builder(Reading):
         return max(self.group_channels, self.panel_channels)
 
     def _choose_kernels(self) -> Kernels:
-        geometry, layout, memory = self.geometry, self.layout, self.memory
-        inputs = geometry.n * self.channels * self.h.size * self.w.size
-        is_far = inputs + math.prod(geometry.output_shape) > self.blocking.remote
+        layout, memory = self.layout, self.memory
+        # Where L3 still holds most of x, depthwise tiles are done so soon that asking costs as much as it gains.
+        near = self.blocking.far if self.spreads else self.blocking.remote
+        is_far = self.numbers > near // 2
         columns = [column for phase in self.phases for column in phase.columns]
         leaves_gaps = (
             (self.open == T.ALL_OPEN and not self.fits)
@@ -125,7 +128,7 @@ class _Builder(Reading):
             even=self.even,
             step=self.group_channels if memory.x_steps[2] == self.group_channels else 0,
             far_rows=max((min(p.h.axis.stride, p.h.axis.taps) for p in self.phases), default=0) if is_far else 0,
-            streams=is_far and self._may_stream(),
+            streams=self.numbers > self.blocking.remote and self._may_stream(),
             far_weights=self.far,
             written_out=self.dense and not leaves_gaps,
             widths={column[T.KERNEL_VECTORS] for column in columns},
@@ -222,7 +225,7 @@ class _Builder(Reading):
             blocks = [(start, min(start + row[T.BLOCK], length)) for start in range(0, length, row[T.BLOCK])]
             cuts[field] = [tuple(cut_line(*block, is_open, call, row, self.sliding_rows(w))) for block in blocks]
         all_slide = all(strip.part & WIDE for strip in itertools.chain(*cuts[T.CUTS])) and not self.scratch
-        if all_slide and self.kernels.slide_along(w, run) and not self.kernels.far_rows:
+        if all_slide and self.kernels.slide_along(w, run) and self.numbers <= self.blocking.remote:
             # What one line has read, the next finds in L1. From memory x comes sooner in order.
             row[T.LINES_TOGETHER] = row[T.LINES_PER_BLOCK]
         for strip in itertools.chain(*cuts[T.CUTS], *cuts[T.CLOSED_CUTS]):

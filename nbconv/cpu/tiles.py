@@ -114,8 +114,8 @@ class Blocking(NamedTuple):
     far: int
     """Numbers of x and y together beyond which they are not found in L2 again."""
     remote: int
-    """Numbers of x and y together beyond which they are not found in L3 again: where they are, asking only costs, and
-    so does writing past the caches."""
+    """Numbers of x and y together beyond which they are not found in L3 again: where they are, writing past the caches
+    only costs."""
     row: int
     """Numbers of weights of a row of the kernel and a tile of columns that L2 holds beside the next ones."""
     resident: int
@@ -152,7 +152,7 @@ def rows_apart(rows: int, row_bytes: int) -> int:
 
 
 def pitch_apart(row: int, rows: int, width: int, dtype: np.dtype) -> int:
-    """Give the numbers from one to the next of so many packed rows of `row` numbers: a vector more for many in a set."""
+    """Give the numbers from a packed row of `row` numbers to the next; a vector more where many `rows` share a set."""
     return row + width if rows_apart(rows, row * dtype.itemsize) < rows else row
 
 

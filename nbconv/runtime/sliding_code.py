@@ -37,7 +37,7 @@ _TERMS = 4  # of a correlation, that share their loads
 # steps, and where they move further and load more.
 _ALIGNED_VECTORS = 6, 4
 _BLOCK_VECTORS = 512  # of both operands and the weights, that L1 keeps until the next tile, 32 of 48 KB
-_TILES_AHEAD = 8  # short tiles go through that many while memory answers
+_TILES_AHEAD, _LONG_TILES_AHEAD = 8, 2  # that many short or long ones are done while memory answers
 
 
 def sliding_code(
@@ -191,7 +191,7 @@ def spreading_code(
     sum takes its terms tap by tap within each of them. Of x and c that are `far` away lines are asked for ahead.
     """
     group, places = group_of(kind), list(itertools.product(range(rows), range(vectors)))
-    meetings = slide.reads(rows)
+    meetings, ahead = slide.reads(rows), _TILES_AHEAD if step else _LONG_TILES_AHEAD
 
     def emit(code: VectorCode, o: Operands) -> None:
         builder = code.builder
@@ -214,12 +214,12 @@ def spreading_code(
                     sums[m * vectors + v] = code.multiply_add(x, weights[k][i], sums[m * vectors + v])
 
         def tile(a_tile: Any, c: Any, init: Any) -> None:
-            if far and step:
-                # The rows of x are one stream, and so are those of y.
+            if far:
+                # Along a row of x, and of y, tile follows tile, and line follows line.
                 for m, v in places:
-                    code.prefetch(code.at(row_of(code, c, o.c_row, _TILES_AHEAD * rows + m), v * width))
-            elif far:
-                _ask_ahead(code, o, slide, (a_tile, a_step, slide.taps), c, rows, vectors if group else 1, vectors)
+                    code.prefetch(code.at(row_of(code, c, o.c_row, ahead * rows + m), v * width))
+            if far and not step:
+                _ask_ahead(code, o, slide, (a_tile, a_step), ahead * rows * slide.stride, rows, vectors if group else 1)
             starts = [code.load(code.at(init, v * width), masks[v]) for v in range(vectors)] * rows
             loop = Loop(code, o.taps, starts, slide.taps, tests=True)
             a = code.at(a_tile, builder.load(code.at(o.a_taps, loop.number)))
@@ -228,7 +228,7 @@ def spreading_code(
             if far and step:
                 numbers = rows * slide.stride * step
                 for n in range(0, numbers, LINE // code.size):
-                    code.prefetch(code.at(a, _TILES_AHEAD * numbers + n))
+                    code.prefetch(code.at(a, ahead * numbers + n))
             if group or terms:
                 for term in range(group or terms):
                     for of in [range(v, v + 1) for v in range(vectors)] if group else [range(vectors)]:
@@ -247,22 +247,22 @@ def spreading_code(
 
 
 def _ask_ahead(
-    code: VectorCode, o: Operands, slide: Slide, x: tuple[Any, Any, int], c: Any, rows: int, reads: int, writes: int
+    code: VectorCode, o: Operands, slide: Slide, x: tuple[Any, Any], first: int, rows: int, vectors: int
 ) -> None:  # fmt: skip
-    """Ask for the lines of `reads` vectors that the next tile of a row is the first to read, and for those of `c`.
+    """Ask for the lines of `vectors` that a tile, `first` columns further, is the first to read.
 
-    `x` is where the tile begins, its step, and the segments of a row of the kernel: only the last row meets new lines.
+    `x` is where this tile begins, and its step: only the last row of the kernel meets new lines.
     """
-    builder, (a, a_step, segments) = code.builder, x
-    last = builder.sub(o.taps, I64(segments))
+    builder, (a, a_step) = code.builder, x
+    last = builder.sub(o.taps, I64(slide.taps))
     last = builder.select(builder.icmp_signed("<", last, I64(0)), I64(0), last)
     here = code.at(a, builder.load(code.at(o.a_taps, last)))
-    for place in range(rows * slide.stride, 2 * rows * slide.stride):
-        here = row_of(code, here, a_step, 1 if place > rows * slide.stride else place)
-        for v in range(reads):
-            code.prefetch(code.at(here, v * code.width))
-    for m, v in itertools.product(range(rows), range(writes)):
-        code.prefetch(code.at(row_of(code, c, o.c_row, m), v * code.width))
+    first += slide.taps - slide.stride
+    for place in range(first, first + rows * slide.stride):
+        here = row_of(code, here, a_step, 1 if place > first else place)
+        for v in range(vectors):
+            # Vectors lie across lines: the tile of the columns before has asked for where this one begins.
+            code.prefetch(code.at(here, (v + 1) * code.width - 1))
 
 
 def correlating_code(

@@ -27,6 +27,7 @@ NARROW = 64  # dense, on halves of registers, so that fewer lanes lie idle; a_k 
 _GROUP_SHIFT = 3  # a depthwise kernel of small groups carries their channels in its kind
 _MOST = 64  # lines asked for at once: what can be on its way, some times over
 _MOST_APART = 2  # times what a tile reads of each of them, rows are asked for ahead
+_TILES_AHEAD, _LEAST_TAPS = 2, 4  # of small groups: tiles before which memory answers, taps that leave time to ask
 _UNROLL = 4  # steps of a narrow tile's reduction that share the addresses of its rows
 
 
@@ -137,6 +138,17 @@ def _tiles(
         ask_for(code, first, builder.select(builder.icmp_signed("<", lines, I64(_MOST)), lines, I64(_MOST)))
         return []
 
+    def ask_for_group(a: Any, c: Any) -> None:
+        """Ask for the rows of c, and for those of x that a later tile is the first to read."""
+        with builder.if_then(builder.icmp_signed(">=", o.taps, I64(_LEAST_TAPS))):
+            last = builder.load(code.at(o.a_taps, builder.sub(o.taps, I64(1))))
+            x = row_of(code, code.at(a, last), o.a_row, _TILES_AHEAD * rows)
+            for m, v in places:
+                # Vectors lie across lines: the tile of the columns before has asked for where this one begins.
+                code.prefetch(code.at(row_of(code, x, o.a_row, m), (v + 1) * width - 1))
+                if not streams:
+                    code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
+
     def begin(init: Any) -> list[Any]:
         """Load what the sums start from: mostly the bias, one row for all."""
         with builder.if_else(builder.icmp_signed("==", o.init_row, I64(0))) as (one, many):
@@ -152,6 +164,8 @@ def _tiles(
 
     def tile(a: Any, c: Any, init: Any, *weights: Any) -> list[Any]:
         asked = [(line, o.ahead_step) for line in weights]
+        if group:
+            ask_for_group(a, c)
         if not kind & DEPTHWISE:
             # Few products wait for many lines. At once they would hold up all other loads.
             asked = lines_of_x(a) + asked

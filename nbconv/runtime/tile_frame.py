@@ -195,19 +195,23 @@ def store_tile(
     builder, vectors = code.builder, len(masks)
     places = list(itertools.product(range(len(sums) // vectors), range(vectors)))
 
-    def write(store: Callable[[Any, Any, Any], None]) -> None:
+    def write(store: Callable[[Any, Any, Any], None], masks: Sequence[Any] = (None,) * vectors) -> None:
         for (m, v), value in zip(places, sums, strict=True):
             store(value, code.at(row_of(code, c, o.c_row, m), v * code.width), masks[v])
 
-    if not streams:
-        write(code.store)
-        return
-    are_whole = builder.icmp_signed("==", o.columns, I64(vectors * code.width))
-    with builder.if_else(builder.and_(are_whole, begins_lines(code, o))) as (lines, others):
-        with lines:
-            write(lambda value, address, mask: code.stream(value, address))
-        with others:
-            write(code.store)
+    # A masked store, of all lanes too, takes longer where its line is not in cache.
+    with builder.if_else(builder.icmp_signed("==", o.columns, I64(vectors * code.width))) as (whole, part):
+        with whole:
+            if streams:
+                with builder.if_else(begins_lines(code, o)) as (lines, others):
+                    with lines:
+                        write(lambda value, address, mask: code.stream(value, address))
+                    with others:
+                        write(code.store)
+            else:
+                write(code.store)
+        with part:
+            write(code.store, masks)
 
 
 def over_tiles(
