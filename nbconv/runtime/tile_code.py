@@ -149,6 +149,23 @@ def _tiles(
                 if not streams:
                     code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
 
+    def ask_for_rows(a: Any) -> None:
+        """Ask for what the next tile is the first to read of rows far apart, as those of a group among many are."""
+        apart = builder.icmp_signed(">", o.a_row, builder.mul(builder.mul(o.taps, o.run), I64(_MOST_APART)))
+        with builder.if_then(builder.and_(apart, builder.icmp_signed(">=", o.taps, I64(2)))):
+            last, before = (builder.load(code.at(o.a_taps, builder.sub(o.taps, I64(i)))) for i in (1, 2))
+            # Where windows move further than from tap to tap, so many of their last taps meet new columns.
+            columns = at_least(1, builder.sdiv(o.a_row, at_least(1, builder.sub(last, before))))
+            columns = builder.select(builder.icmp_signed("<", columns, o.taps), columns, o.taps)
+            of_taps = Loop(code, columns, [], tests=False)
+            tap = builder.load(code.at(o.a_taps, builder.sub(builder.sub(o.taps, I64(1)), of_taps.number)))
+            x = row_of(code, code.at(a, tap), o.a_row, rows)
+            of_run = Loop(code, at_least(1, builder.sdiv(o.run, I64(LINE // code.size))), [x], tests=False)
+            for m in range(rows):
+                code.prefetch(code.at(row_of(code, of_run.values[0], o.a_row, m), LINE // code.size - 1))
+            of_run.close([code.at(of_run.values[0], LINE // code.size)])
+            of_taps.close([])
+
     def begin(init: Any) -> list[Any]:
         """Load what the sums start from: mostly the bias, one row for all."""
         with builder.if_else(builder.icmp_signed("==", o.init_row, I64(0))) as (one, many):
@@ -169,6 +186,7 @@ def _tiles(
         if not kind & DEPTHWISE:
             # Few products wait for many lines. At once they would hold up all other loads.
             asked = lines_of_x(a) + asked
+            ask_for_rows(a)
             for m, v in [] if streams else places:
                 code.prefetch(code.at(row_of(code, c, o.c_row, m), v * width))
         starts = begin(init)
