@@ -94,7 +94,7 @@ _FEW_CHANNELS = 4
 
 # Tiles of fewer sums had better cross the ends of lines. Where a line has several: positions inside for each one of the
 # rims, and tiles that reach over these, each with a kernel of its own.
-_LEAST_SUMS, _MOST_INSIDE, _MOST_REACHING = 8, 64, 4
+_LEAST_SUMS, _MOST_INSIDE, _MOST_REACHING = 8, 192, 4
 
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 _COPY_CYCLES = 40
