@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -187,11 +188,11 @@ def _alone(settings: Settings, function: Callable[..., Any], *args: Any) -> Any:
 def memory_rows(settings: Settings) -> list[Row]:
     """Measure what a call needs beyond its output, each in a fresh process."""
     lengths = (64_000,) if settings.quick else (64_000, 256_000)
-    extras = {
-        f"{way} {length}": _alone(settings, _bytes_beyond_output, length, way)
-        for length in lengths
-        for way in ("layer", "function")
-    }
+    extras = {}
+    for length, way in itertools.product(lengths, ("layer", "function")):
+        # The first process compiles what only long inputs need; the second finds that on disk.
+        _alone(settings, _bytes_beyond_output, length, way)
+        extras[f"{way} {length}"] = _alone(settings, _bytes_beyond_output, length, way)
     copies = _alone(settings, _packing, 1024)
     if copies is None:
         print("\nmemory: not measured, this system does not tell a process its peak")
