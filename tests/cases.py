@@ -206,6 +206,7 @@ _CONV2D = [
         # lines of x, and rows of weights, that lie in few sets of L1
         ((1, 4, 30, 512), (512, 1, 3, 3), {"groups": 512, "padding": 1}),
         ((1, 5, 16, 1023), (1023, 1, 5, 5), {"groups": 1023, "padding": 2, "stride": 2}),
+        ((1, 2, 15, 1024), (1024, 16, 2, 3), {"groups": 64, "padding": 1}),
     ),
     *_cases(
         "conv2d",

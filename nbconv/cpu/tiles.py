@@ -53,7 +53,7 @@ _DENSE_ROWS = {32: {1: 24, 2: 14, 3: 9, 4: 6}, 16: {1: 10, 2: 6, 3: 4}}
 _MOST_REDUCING_VECTORS = 3
 # L1 keeps lines that lie a multiple of a way's size apart in one set, of 8 lines or more.
 _WAY_BYTES, _ROWS_OF_A_SET = 4096, 8
-# Of a depthwise tile, more lines of x than that in a set are read from L2 again for each row of the window: then fewer
+# More lines of x than that in a set are read from L2 again, by a depthwise tile for each row of the window: then fewer
 # rows, that wait for fewer of them, are faster.
 _CROWD, _ROWS_IN_A_CROWD = 12, 7
 # Rows of both operands of a depthwise tile that all lie in so few sets, or fewer, do not stay in L1 together.
@@ -189,7 +189,7 @@ def spreading_rows(taps: int, stride: int, vectors: int, step_bytes: int) -> tup
     most = (host_target().registers - _SPREADING_SPARE) // max(1, vectors) - taps
     if taps * vectors <= _FAR_WEIGHTS[stride > 1]:
         most = max(most, _SPREADING_ROWS[-1])
-    columns = rows_apart(most * stride + taps, step_bytes)
+    columns = min(most * stride + taps, _CROWD * _sets(step_bytes))
     most = min(most, (columns - taps) // stride + 1)
     return tuple(rows for rows in _SPREADING_ROWS if rows <= most and stride < taps)
 
