@@ -41,7 +41,7 @@ class Kernels:
     even: bool
     """Whether windows have one row, and rows of x and of y lie alike."""
     far_rows: int
-    """Rows of the kernel that meet lines of x first, where tiles that slide wait for these; else 0."""
+    """Rows of the kernel that meet lines of x first, where tiles that slide ask for these ahead; else 0."""
     streams: bool
     """Whether tiles write past the caches: outputs that nobody looks at before they have left them."""
     far_weights: bool

@@ -1,8 +1,9 @@
 """Where weights lie for the tiles that read them.
 
 Packed: for each phase, for each tile of columns, all taps (in the phase's order), all channels of the group, one row of
-whole vectors, zero-filled. Weights that lie with their output channels contiguous (Keras, JAX: `(*kernel, C_in, C_out)`
-seen through a transposing view) are read where they are.
+whole vectors, zero-filled. Depthwise tiles share rows of all columns, which may lie a vector further apart. Weights
+that lie with their output channels contiguous (Keras, JAX: `(*kernel, C_in, C_out)` seen through a transposing view)
+are read where they are.
 """
 
 from __future__ import annotations
