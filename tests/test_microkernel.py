@@ -159,25 +159,32 @@ def test_narrow_tiles(dtype: np.dtype, run: int) -> None:
     "slide",
     [
         Slide(3, 1, 1), Slide(3, 2, 1), Slide(5, 1, 2), Slide(2, 3, 2), Slide(7, 1, 1), Slide(7, 1, 1, 3, 3),
-        Slide(3, 2, 1, 1, 0), Slide(5, 1, 2, 0, 4), Slide(3, 1, 4, 4, 4), Slide(3, 1, 1, 99, 0),
+        Slide(3, 2, 1, 1, 0), Slide(5, 1, 2, 0, 4), Slide(3, 1, 4, 4, 4), Slide(3, 1, 1, 99, 0), Slide(3, 1, 1, 5, 0),
     ],
     ids=str,
 )  # fmt: skip
 def test_sliding_tiles(dtype: np.dtype, slide: Slide, taps: int) -> None:
     """They give what plain depthwise tiles give, to the bit, and read nothing in their margins."""
     rng, width, tiles = np.random.default_rng(0), lanes(dtype), 1 if slide.left or slide.right else 2
-    step = 70 * width
-    whole = sliding_rows(slide.taps)[0]
-    # Long rows that begin in the middle of a line, in both operands, are cut where lines begin, and into blocks.
-    # Where rows of c begin with lines, whole vectors go past the caches.
-    cases = (whole, 1, width - 1, 0), (3, 4, 3, 0), (3, 2, width, 1), (1, 2, 1, 2), (2, 8, 2, 3), (4, 69, 5, 3)
-    for rows, vectors, last, start in cases:
+    whole, long = sliding_rows(slide.taps)[0], 70 * width
+    # Long rows that begin in the middle of a line, in both operands, are cut where lines begin, and into blocks. Those
+    # that follow each other share the vectors between them. Where rows of c begin with lines, whole vectors go past the
+    # caches.
+    cases = (
+        (whole, 1, width - 1, 0, long), (3, 4, 3, 0, long), (3, 2, width, 1, long), (1, 2, 1, 2, long),
+        (2, 8, 2, 3, long), (4, 69, 5, 3, long), (whole, 2, width, 1, 2 * width), (3, 7, width, 3, 7 * width),
+        (1, 2, width, width - 1, 2 * width), (3, 1, width, 1, width), (2, 70, width, 1, long),
+    )  # fmt: skip
+    for rows, vectors, last, start, step in cases:
         columns = (vectors - 1) * width + last
         span = (rows * tiles - 1) * slide.stride + (slide.taps - 1) * slide.dilation + 1
-        a = from_line(rng.standard_normal((2 * span + 2) * step), dtype, start)
+        guard = np.full(width, np.nan)
+        a = from_line(np.concatenate([guard, rng.standard_normal((2 * span + 2) * step), guard]), dtype, start)
         b = rng.standard_normal(taps * slide.taps * vectors * width).astype(dtype)
         bias, c_row = rng.standard_normal(columns).astype(dtype), step if taps == 1 or start == 0 else columns + GAP
-        c = [from_line(np.full(rows * tiles * c_row, np.nan), dtype, start) for _ in range(2)]
+        if columns == step:
+            c_row = step
+        c = [from_line(np.full(rows * tiles * c_row + 2 * width, np.nan), dtype, start) for _ in range(2)]
         a_taps, b_taps = np.array([0, (span + 1) * step]), np.arange(taps) * slide.taps * vectors * width
         margins = [i for i in range(span) if i < slide.left or i >= span - slide.right]
         far = min(taps, rows // 2)
@@ -187,13 +194,13 @@ def test_sliding_tiles(dtype: np.dtype, slide: Slide, taps: int) -> None:
         )
         for kernel, result, margin in zip(kernels, c, (np.nan, 0), strict=True):
             for tap, i in itertools.product(a_taps, margins):
-                a[tap + i * step :][:columns] = margin
+                a[width + tap + i * step :][:columns] = margin
             compiled_run_tile(
-                kernel, a, 0, slide.stride * step, slide.dilation * step, a_taps, b, 0, vectors * width, b_taps,
-                0, taps, slide.taps, bias, 0, 0, result, 0, c_row, columns, tiles,
+                kernel, a, width, slide.stride * step, slide.dilation * step, a_taps, b, 0, vectors * width, b_taps,
+                0, taps, slide.taps, bias, 0, 0, result, width, c_row, columns, tiles,
             )  # fmt: skip
         np.testing.assert_array_equal(*c)
-        assert np.isnan(c[0]).sum() == rows * tiles * (c_row - columns)
+        assert np.isnan(c[0]).sum() == rows * tiles * (c_row - columns) + 2 * width
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -377,11 +384,12 @@ def run_lines(
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize(("vectors", "last", "start"), [(1, 1, 0), (8, 3, 3), (90, 5, 2)])
+@pytest.mark.parametrize(("vectors", "last", "start"), [(1, 1, 0), (8, 3, 3), (90, 5, 2), (4, 0, 1), (3, 0, 0)])
 def test_sliding_lines(dtype: np.dtype, vectors: int, last: int, start: int) -> None:
     """One call for several lines of an image gives what calls for each of them give, to the bit."""
     rng, width, rows, tiles, lines, slide = np.random.default_rng(0), lanes(dtype), 3, 2, 4, Slide(3, 1, 1)
-    columns, row = (vectors - 1) * width + last, (vectors + 1) * width
+    columns = (vectors - 1) * width + last
+    row = (vectors + 1) * width if last else columns
     a_line, c_line = 9 * row, 7 * row
     a = from_line(rng.standard_normal((lines + 3) * a_line), dtype, start)
     b, bias = rng.standard_normal(6 * row).astype(dtype), rng.standard_normal(columns).astype(dtype)

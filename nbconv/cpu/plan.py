@@ -28,8 +28,10 @@ from .tiles import FAR_POSITIONS, round_up
 
 __all__ = ["make_plan"]
 
-# Rows of a window up to which vectors of x across two lines of the cache cost less than writing past the caches gains.
-_MOST_SPLIT_LOADS = 3
+# Where columns of x are not whole vectors, most of these lie across two lines: what a vector of each column of a long
+# line of an image brings is too much for L1. Parts of a line that reach over so many columns are better, where these
+# have few vectors.
+_SPLIT_COLUMNS, _MOST_SPLIT_VECTORS = 32, 8
 
 
 def make_plan(
@@ -84,7 +86,7 @@ class _Builder(Reading):
             call[T.NOTES_SIZE] * workers,
             self.geometry.output_shape,
             max(self.layout.merged),
-            self.slides and not self.spreads and not (self.kernels.streams and self.h.taps <= _MOST_SPLIT_LOADS),
+            self._lies_beside(),
         )
 
     def _cut_reduction(self, phase: LaidPhase, fuse: int) -> tuple[list[list[int]], int]:
@@ -143,6 +145,15 @@ class _Builder(Reading):
         """
         is_final = self.has_one_chunk() and not (self.scratch or self.memory.y_again)
         return is_final and not self.spreads and self.layout.kind != NARROW
+
+    def _lies_beside(self) -> bool:
+        """Say whether y had better lie in memory as x does, and not begin with a line of the cache.
+
+        What goes past the caches is written in whole lines: then only where the tiles find these, and where windows
+        have more than one row, for which vectors of x across two lines cost more.
+        """
+        finds_lines = not self.even and self.memory.x_steps[2] % self.lanes == 0
+        return self.slides and not self.spreads and (finds_lines or not self.kernels.streams)
 
     def _number_jobs(self, call: list[int], rows: list[list[int]]) -> int:
         """Count the jobs of all phases, and say in each row where its own end."""
@@ -305,6 +316,10 @@ class _Builder(Reading):
         near = max(self.rows, self.blocking.near // max(1, self.channels))
         call[T.WIDE] = int(wide)
         call[T.STRIP_ROWS] = min(near, call[T.SCRATCH_ROWS]) if wide else call[T.SCRATCH_ROWS]
+        row, lanes = self.memory.x_steps[2], self.lanes
+        if wide and self.h.taps > 1 and row % lanes and lanes < row <= _MOST_SPLIT_VECTORS * lanes:
+            spans = ((_SPLIT_COLUMNS - self.columns_of(0, p.w.axis)) // p.w.axis.stride for p in self.phases)
+            call[T.STRIP_ROWS] = max(self.rows, min(call[T.STRIP_ROWS], *spans))
         call[T.WORK_SIZE] = call[T.PANEL_SIZE] + (scratch_rows * self.held_columns if self.scratch else 0)
         # Where taps are left out of unfused rows of the kernel, a position has a strip for each of those.
         parts = max((p.h.axis.taps for p in self.phases), default=1) if self.open == T.ALL_OPEN else 1

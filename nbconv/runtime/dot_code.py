@@ -43,7 +43,7 @@ def dot_code(dtype: np.dtype, rows: int, columns: int, width: int) -> Any:
 
 
 def sliding_dot_code(dtype: np.dtype, slide: Slide, rows: int, columns: int, width: int) -> Any:
-    """Make the intrinsic of such tiles whose window slides along their rows, as `sliding_code.spreading_code` has it.
+    """Make the intrinsic of such tiles whose window slides along their rows, as `spreading_code` has it.
 
     A plain one loads a vector of x for each multiply-add with one column, mostly across two lines of the cache.
     """

@@ -20,7 +20,8 @@ from .adding_code import adding_code
 from .dot_code import dot_code, sliding_dot_code
 from .jit import callback, emitted, pure
 from .memory import Place, element_pointer
-from .sliding_code import correlating_code, sliding_code, spreading_code
+from .sliding_code import correlating_code, sliding_code
+from .spreading_code import spreading_code
 from .target import lanes
 from .tile_code import (
     DENSE,

@@ -57,12 +57,12 @@ class VectorCode:
 
     # NumPy promises the alignment of one number, never of a vector: hence `align` everywhere.
 
-    def load(self, address: Any, mask: Any = None) -> Any:
-        """Load a vector; lanes that `mask` leaves out are not read, and are zero."""
+    def load(self, address: Any, mask: Any = None, others: Any = None) -> Any:
+        """Load a vector; lanes that `mask` leaves out are not read, and are zero, or those of `others`."""
         if mask is None:
             return self.builder.load(self._place(address), align=self.size)
         name = f"llvm.masked.load.{self.name}.p0"
-        return self._call(name, self.vector, self._place(address), I32(self.size), mask, self.zero)
+        return self._call(name, self.vector, self._place(address), I32(self.size), mask, others or self.zero)
 
     def store(self, value: Any, address: Any, mask: Any = None) -> None:
         """Store a vector, or those lanes of it that `mask` names."""
