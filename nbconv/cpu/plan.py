@@ -129,7 +129,7 @@ class _Builder(Reading):
             fits=self.fits,
             even=self.even,
             step=self.group_channels if memory.x_steps[2] == self.group_channels else 0,
-            far_rows=max((min(p.h.axis.stride, p.h.axis.taps) for p in self.phases), default=0) if is_far else 0,
+            far_rows=max((_new_taps(p.h.axis) for p in self.phases), default=0) if is_far else 0,
             streams=self.numbers > self.blocking.remote and self._may_stream(),
             far_weights=self.far,
             written_out=self.dense and not leaves_gaps,
@@ -326,3 +326,8 @@ class _Builder(Reading):
         strips = max_positions * max(1, parts)
         call[T.PANEL_SEGMENTS] = strips * STRIP_FIELDS
         call[T.NOTES_SIZE] = call[T.PANEL_SEGMENTS] + call[T.SEGMENTS]
+
+
+def _new_taps(h: Axis) -> int:
+    """Count the taps of a position whose data no position before it has met: the last ones."""
+    return min(h.stride // math.gcd(h.stride, h.dilation), h.taps)

@@ -61,6 +61,9 @@ class _Sliding:
         self.even, self.far = even, far
         self.x_step = o.a_row if slide.stride == 1 else self.builder.sdiv(o.a_k, I64(slide.dilation))
         self.span = (rows - 1) * slide.stride + (slide.taps - 1) * slide.dilation + 1
+        # Columns of x that the next tile is the first to read.
+        columns = slide._replace(left=0, right=0).reads(rows)
+        self.news = sorted({column + rows * slide.stride for column in columns} - set(columns)) if slide.taps else []
         # Where a row has more than one vector, the first may have fewer lanes.
         self.head, self.wraps = self._lanes_to_a_line()
         self.at_lines = ir.Constant(ir.IntType(1), 0)
@@ -239,8 +242,7 @@ class _Vector:
         """Write the products of the lanes of `mask`; give the sums, and where in c they belong."""
         code, kernel, block, taps = self.code, self.kernel, self.block, self.kernel.slide.taps
         init, *new = hidden[: 1 + kernel.far]
-        news = range(kernel.span, kernel.span + kernel.rows * kernel.slide.stride)
-        for line in itertools.chain(*(self._walk(start, news) for start in new)):
+        for line in itertools.chain(*(self._walk(start, kernel.news) for start in new)):
             code.prefetch(line)
         load = self.load or code.load
         sums = [load(init) if self.load else code.load(init, mask)] * self.rows
