@@ -205,7 +205,8 @@ def test_sliding_tiles(dtype: np.dtype, slide: Slide, taps: int) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(
-    ("kind", "terms"), [(DENSE, 1), (DENSE, 3), (NARROW, 8), (grouped(2), 2), (grouped(8), 8), (DOT, 21)]
+    ("kind", "terms"),
+    [(DENSE, 1), (DENSE, 3), (NARROW, 8), (grouped(2), 2), (grouped(4), 4), (grouped(8), 8), (DOT, 21)],
 )
 @pytest.mark.parametrize(
     "slide", [Slide(3, 1, 1), Slide(3, 2, 1), Slide(5, 1, 1, 2, 0), Slide(4, 3, 1, 0, 1), Slide(3, 1, 1, 2, 2)], ids=str
@@ -438,7 +439,7 @@ def test_correlating_windows(dtype: np.dtype, columns: int | str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("channels", [2, 4, 8])
 @pytest.mark.parametrize("tiles", [1, 2])
 def test_tiles_of_small_groups(dtype: np.dtype, channels: int, tiles: int) -> None:
     kind = grouped(channels)

@@ -125,8 +125,7 @@ def _choose_kind(spec: ConvSpec, weight_shape: tuple[int, ...], dtype: np.dtype,
         if c_group == 1 and o_group < lanes(dtype):
             return DEPTHWISE
         # Or where a vector holds several whole groups, which a shuffle can spread.
-        slides = spec.stride[-1] == spec.dilation[-1] == 1 < weight_shape[-1]
-        small = c_group == o_group and is_small_group(c_group, dtype, slides and finite)
+        small = c_group == o_group and is_small_group(c_group, dtype)
         return grouped(c_group) if small else dense_kind(o_group, dtype)
     steps = spec.stride if spec.transposed else (1,) * spec.ndim
     taps = [max(1, size // step) for size, step in zip(weight_shape[2:], steps, strict=True)]

@@ -6,7 +6,7 @@ What tiles read follows from the shapes, never from how work is cut: an output a
 from __future__ import annotations
 
 from ..geometry import UNIT_PHASE, Axis, Geometry
-from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, kind_lanes
+from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, group_of, kind_lanes
 from ..runtime.threads import is_shared
 from . import tables as T
 from .layout import Layout, Packed
@@ -92,7 +92,8 @@ class Reading:
         return uncrowded(sizes, lines, self.memory.x_steps[2] * self.memory.compute.itemsize)
 
     def _spreading_rows(self, w: Axis) -> tuple[int, ...]:
-        return spreading_rows(w.taps, w.stride, self.widest, self.memory.x_steps[2] * self.memory.compute.itemsize)
+        row_bytes, is_group = self.memory.x_steps[2] * self.memory.compute.itemsize, group_of(self.layout.kind) > 0
+        return spreading_rows(w.taps, w.stride, self.widest, row_bytes, is_group)
 
     def _may_spread(self) -> bool:
         """Say whether tiles, not depthwise ones, slide along rows of x, over their borders too."""

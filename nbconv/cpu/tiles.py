@@ -69,7 +69,7 @@ _DOT_BYTES, _LEAST_DOT_ROWS = 1024, 2
 _DOT_VECTORS = 4
 # Tiles of small groups: vectors -> rows. The rows of x stay in registers beside the sums.
 _GROUPED_ROWS = {32: {1: 12, 2: 6}, 16: {1: 5, 2: 3}}
-_GROUPS_IN_VECTOR, _GROUPS_OF_SLIDING = 4, 2
+_GROUPS_IN_VECTOR = 2
 # Depthwise tiles load one vector for each multiply-add, whatever their shape; these keep the weights in registers.
 _DEPTHWISE_ROWS = {32: {1: 14, 2: 12, 3: 8, 4: 6}, 16: {1: 8, 2: 4, 3: 3}}
 # Depthwise tiles that slide along a row: taps of the window -> rows, from the most, where registers hold one vector of
@@ -82,9 +82,9 @@ _SLIDING_ROWS = {
 # processor to look across more tiles.
 _EVEN_TAPS, _EVEN_ROWS = 7, (7, 6, 5, 4)
 # Tiles of dense columns, or small groups, that slide along a row: rows to choose from. Registers hold the sums, the
-# weights of all taps, and two numbers of x.
+# weights of all taps, and two numbers of x; beside fewer sums of small groups, those of several terms.
 _SPREADING_ROWS = 14, 11, 9, 7, 6, 5, 4
-_SPREADING_SPARE = 2
+_SPREADING_SPARE, _SHUFFLING_SUMS = 2, 14
 # Weights that do not fit there come from memory, for the fewest rows: so many vectors, of windows that do and do not
 # move by single steps, are worth it.
 _FAR_WEIGHTS = 36, 24
@@ -181,14 +181,17 @@ def uncrowded(rows: tuple[int, ...], lines: int, step_bytes: int) -> tuple[int, 
     return tuple(row for row in rows if row <= most)
 
 
-def spreading_rows(taps: int, stride: int, vectors: int, step_bytes: int) -> tuple[int, ...]:
+def spreading_rows(taps: int, stride: int, vectors: int, step_bytes: int, is_group: bool) -> tuple[int, ...]:
     """List the rows of tiles of so many vectors that slide along a row, falling; none where that saves nothing.
 
-    Columns of x lie so many bytes apart: a tile reaches over no more of them than L1 keeps together.
+    Columns of x lie so many bytes apart: a tile reaches over no more of them than L1 keeps together. One of small
+    groups shuffles them, in registers of their own.
     """
     most = (host_target().registers - _SPREADING_SPARE) // max(1, vectors) - taps
     if taps * vectors <= _FAR_WEIGHTS[stride > 1]:
         most = max(most, _SPREADING_ROWS[-1])
+    if is_group:
+        most = min(most, _SHUFFLING_SUMS // max(1, vectors))
     columns = min(most * stride + taps, _CROWD * _sets(step_bytes))
     most = min(most, (columns - taps) // stride + 1)
     return tuple(rows for rows in _SPREADING_ROWS if rows <= most and stride < taps)
@@ -237,7 +240,7 @@ def max_dot_columns(dtype: np.dtype, terms: int | None = None) -> int:
 def full_tiles(dtype: np.dtype) -> Iterator[tuple[str, int, int, int]]:
     """List the full tile of every width: the name of its kind, the kind, rows, vectors (of dot products: columns)."""
     registers = host_target().registers
-    groups = [channels for channels in (2, 4) if is_small_group(channels, dtype)]
+    groups = [channels for channels in (2, 4, 8) if is_small_group(channels, dtype)]
     kinds = [("dense", DENSE, _DENSE_ROWS), ("depthwise", DEPTHWISE, _DEPTHWISE_ROWS)]
     kinds += [(f"groups of {channels}", grouped(channels), _GROUPED_ROWS) for channels in groups]
     for name, kind, rows in kinds:
@@ -263,13 +266,10 @@ def dense_kind(columns: int, dtype: np.dtype) -> int:
     return NARROW if target.vector_bytes == 64 and idle and columns <= most else DENSE
 
 
-def is_small_group(channels: int, dtype: np.dtype, slides: bool = False) -> bool:
-    """Say whether a vector holds so many groups that a shuffle for each multiply-add beats lanes that lie idle.
-
-    Tiles that slide by single steps shuffle less.
-    """
+def is_small_group(channels: int, dtype: np.dtype) -> bool:
+    """Say whether a vector holds several whole groups: a shuffle for each multiply-add beats lanes that lie idle."""
     lanes = host_target().vector_bytes // dtype.itemsize
-    return channels > 0 and lanes % ((_GROUPS_OF_SLIDING if slides else _GROUPS_IN_VECTOR) * channels) == 0
+    return channels > 0 and lanes % (_GROUPS_IN_VECTOR * channels) == 0
 
 
 def rim_grows(rows: int, vectors: int, taps_h: int, row_terms: int, lanes: int) -> bool:

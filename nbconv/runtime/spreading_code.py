@@ -16,6 +16,7 @@ from .vector_code import I64, VectorCode
 
 __all__ = ["spreading_code"]
 
+_WEIGHTS = 12  # vectors of them in registers, where those of x are shuffled
 _TILES_AHEAD, _LONG_TILES_AHEAD = 8, 2  # that many short or long ones are done while memory answers
 
 
@@ -26,7 +27,8 @@ def spreading_code(
 
     Every tap is a segment; those of a row of the kernel follow each other. `terms` of a tap are written out, of 0 as
     many as `run` says; `step` is how far columns of x lie apart, or 0: as `a_row` says. Neither operand leaves gaps. A
-    sum takes its terms tap by tap within each of them. Of x and c that are `far` away lines are asked for ahead.
+    sum takes its terms tap by tap within each of them, or within a few. Of x and c that are `far` away lines are asked
+    for ahead.
     """
     group, places = group_of(kind), list(itertools.product(range(rows), range(vectors)))
     meetings, ahead = slide.reads(rows), _TILES_AHEAD if step else _LONG_TILES_AHEAD
@@ -34,22 +36,31 @@ def spreading_code(
     def emit(code: VectorCode, o: Operands) -> None:
         builder = code.builder
         a_step = I64(step) if step else builder.sdiv(o.a_row, I64(slide.stride))
+        # Terms that share a step of their shuffles, as far as their weights stay in registers.
+        together = code.near(group) if code.near(group) < group else 1
+        while together > 1 and together * slide.taps > _WEIGHTS:
+            together //= 2
         masks = [None] * (vectors - 1) + [code.first_lanes(builder.sub(o.columns, I64((vectors - 1) * width)))]
 
-        def add_term(sums: list[Any], a: Any, b_taps: list[Any], term: int, of: range) -> None:
-            """Add what one term of all taps of a row of the kernel gives to some vectors of each sum."""
-            weights = [[code.load(code.at(b, (term * vectors + v) * width)) for v in of] for b in b_taps]
+        def factors(here: Any, terms: range, v: int) -> list[Any]:
+            """Load what some terms of a column of x give to vector `v`."""
+            if not group:
+                return [code.broadcast(here)]
+            near = code.bring_near(code.load(here, masks[v]), group, terms.start // code.near(group) * code.near(group))
+            return [code.pick(near, group, term) for term in terms]
+
+        def add_terms(sums: list[Any], a: Any, b_taps: list[Any], terms: range, of: range) -> None:
+            """Add what some terms of all taps of a row of the kernel give to some vectors of each sum."""
+            places_in_b = [(term * vectors + v) * width for term in terms for v in of]
+            weights = [[code.load(code.at(b, place)) for place in places_in_b] for b in b_taps]
             # One pointer walks along: as many addresses would not stay in registers.
-            here, reached = code.at(a, of.start * width if group else term), 0
+            here, reached = code.at(a, of.start * width if group else terms.start), 0
             for place, pairs in meetings.items():
                 here, reached = row_of(code, here, a_step, place - reached) if place > reached else here, place
-                if group:
-                    lanes = [i // group * group + term for i in range(width)]
-                    x = code.shuffle(code.load(here, masks[of.start]), lanes)
-                else:
-                    x = code.broadcast(here)
-                for (m, k), (i, v) in itertools.product(pairs, enumerate(of)):
-                    sums[m * vectors + v] = code.multiply_add(x, weights[k][i], sums[m * vectors + v])
+                for i, x in enumerate(factors(here, terms, of.start)):
+                    for (m, k), (j, v) in itertools.product(pairs, enumerate(of)):
+                        factor = weights[k][i * len(of) + j]
+                        sums[m * vectors + v] = code.multiply_add(x, factor, sums[m * vectors + v])
 
         def tile(a_tile: Any, c: Any, init: Any) -> None:
             if far:
@@ -68,13 +79,13 @@ def spreading_code(
                 for n in range(0, numbers, LINE // code.size):
                     code.prefetch(code.at(a, ahead * numbers + n))
             if group or terms:
-                for term in range(group or terms):
+                for first in range(0, group or terms, together):
                     for of in [range(v, v + 1) for v in range(vectors)] if group else [range(vectors)]:
-                        add_term(sums, a, b_taps, term, of)
+                        add_terms(sums, a, b_taps, range(first, first + together), of)
             else:
                 inner = Loop(code, o.run, [a, *b_taps, *sums], tests=False)
                 a, b_here, sums = inner.values[0], inner.values[1 : 1 + slide.taps], inner.values[1 + slide.taps :]
-                add_term(sums, a, b_here, 0, range(vectors))
+                add_terms(sums, a, b_here, range(1), range(vectors))
                 b_next = [code.at(b, vectors * width) for b in b_here]
                 sums = inner.close([code.at(a, 1), *b_next, *sums])[1 + slide.taps :]
             store_tile(code, o, c, loop.close(sums), masks)

@@ -78,12 +78,13 @@ def _tiles(
         """Add what one step along the reduction gives the rows that are `meeting` data, `k` numbers further in x."""
         sums = list(sums)
         if group:
-            x = [vectors_at(x_rows.at(x_here, m), masks) for m in range(rows)]
+            rows_of_x = [vectors_at(x_rows.at(x_here, m), masks) for m in range(rows)]
             for c_in in range(group):
-                of_group = [i // group * group + c_in for i in range(width)]
+                if c_in % code.near(group) == 0:
+                    x = [code.bring_near(rows_of_x[m][v], group, c_in) for m, v in places]
                 weights = vectors_at(row_of(code, b, o.b_k, c_in), [None] * vectors)
-                for i, (m, v) in enumerate(places):
-                    sums[i] = code.multiply_add(code.shuffle(x[m][v], of_group), weights[v], sums[i])
+                for i, (_, v) in enumerate(places):
+                    sums[i] = code.multiply_add(code.pick(x[i], group, c_in), weights[v], sums[i])
             return sums
         weights = vectors_at(b, trims)
         for m in meeting:

@@ -10,6 +10,7 @@ from numba.core import cgutils
 
 __all__ = ["I32", "I64", "VectorCode"]
 
+_SHUFFLED_BYTES = 16
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
@@ -104,6 +105,27 @@ class VectorCode:
         """Pick lanes of a vector, or of two in a row, by constant numbers."""
         other = value if other is None else other
         return self.builder.shuffle_vector(value, other, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+    def near(self, group: int) -> int:
+        """Give how many numbers of a group a shuffle reaches that does not cross from 16 bytes to others."""
+        return min(group, _SHUFFLED_BYTES // self.size)
+
+    def bring_near(self, value: Any, group: int, first: int) -> Any:
+        """Bring `near` numbers of each group, from `first` on, to all 16 bytes where lanes of the group lie.
+
+        Two steps, the first for all of these numbers, are faster than one for each that crosses from 16 bytes to
+        others; LLVM would make one of them again.
+        """
+        near = self.near(group)
+        if near == group:
+            return value
+        lanes = [lane // group * group + first + lane % near for lane in range(self.width)]
+        return self._call(f"llvm.arithmetic.fence.{self.name}", self.vector, self.shuffle(value, lanes))
+
+    def pick(self, value: Any, group: int, number: int) -> Any:
+        """Spread a number of each group that was brought near over all lanes of the group."""
+        near = self.near(group)
+        return self.shuffle(value, [lane // near * near + number % near for lane in range(self.width)])
 
     def add_up(self, values: list[Any]) -> list[Any]:
         """Add all lanes of each vector; the sums are the lanes of as few vectors as hold them, zeros behind them.
