@@ -13,6 +13,7 @@ from numba.core.dispatcher import Dispatcher
 
 import nbconv
 from nbconv.cpu import backend, plan, reading
+from nbconv.cpu import tables as T
 from nbconv.cpu.tiles import blocking
 from nbconv.geometry import ConvSpec, Geometry, bind
 from tests.cases import CASES, Case, small_perf_cases
@@ -112,6 +113,44 @@ def test_rows_of_any_length_make_one_job(terms: int) -> None:
     weights = backend.prepare_weights(geometry.spec, np.zeros((16, terms, 1), np.float32), kept=True)
     with nbconv.num_threads(1):
         assert FIND_PLAN(geometry, x, weights, np.zeros((1, 80, 16), np.float32), "auto", False).jobs == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("op", "params"),
+    [
+        ("conv2d", {"padding": 2}),
+        ("conv2d", {"padding": (3, 1), "stride": (1, 2)}),
+        ("conv2d", {"padding": ((4, 0), (2, 2)), "stride": (2, 1)}),
+        ("conv2d", {"padding": 5, "dilation": (1, 2)}),
+        ("conv_transpose2d", {"padding": 2}),
+    ],
+    ids=str,
+)
+def test_copies_of_x_change_no_number(
+    op: str, params: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns of x that share sets of L1 are copied: a whole image for each job, or some lines of it."""
+    case = Case(op, (2, 24, 16, 80), (80, 1, 5, 5), {"groups": 80, **params})
+    x, weight, bias = arrays_of(case, np.dtype(np.float32))
+    apart = np.zeros((2, 24, 16, 1024), x.dtype)[..., 7:87]
+    apart[:] = x
+    expected, tables, blocks = expected_of(case, x, weight, bias), [], []
+
+    def spy(*arguments: Any) -> plan.Plan:
+        made = find_new_plan(*arguments)
+        tables.append(made.table)
+        return made
+
+    monkeypatch.setattr(backend, "find_plan", spy)
+    with nbconv.num_threads(threads):
+        for _ in "images", "lines":
+            assert_equal(LAYERS[op](weight, bias, **case.params)(apart), expected)
+            assert tables[-1][T.COPIED] == 1
+            blocks.append(tables[-1][tables[-1][T.PHASES] + T.LINES_PER_BLOCK])
+            sizes = blocking(x.dtype)._replace(panel=20 * int(tables[-1][T.X_STEP_H]))
+            monkeypatch.setattr(reading, "blocking", lambda dtype, sizes=sizes: sizes)
+    assert blocks[0] == expected.shape[1] > blocks[1]
 
 
 def find_new_plan(

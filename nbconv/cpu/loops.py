@@ -21,7 +21,7 @@ from ..runtime.microkernel import run_tile_at
 from ..runtime.twins import twins
 from . import strips as S
 from . import tables as T
-from .panels import fill_lines, fill_panel, padded_row
+from .panels import copy_lines, fill_lines, fill_panel, padded_row
 
 __all__ = ["convolve", "direct_entry", "exchange_rows", "store_numbers"]
 
@@ -42,7 +42,11 @@ def convolve(
     for here in range(job, job_end):
         phase, begin, block, column, column_end = _find_job(here, phase, begin, plan)
         if column < column_end:
-            end = S.list_strips(notes, x_start, y_start, block, plan, phase)
+            x_at = x_start
+            if plan[T.COPIED]:
+                low, high = plan[column + T.CHANNEL], plan[column_end - T.COLUMN_FIELDS + T.CHANNEL_END]
+                x_at = copy_lines(work, x, x_start, block, low, high, plan, phase)
+            end = S.list_strips(notes, x_at, y_start, block, plan, phase)
             strip = np.int64(0)  # a plain 0 would be a type of its own, and all below compiled for it
             while strip < end:
                 strip_end = S.take_group(notes, strip, end, plan, phase)
@@ -185,7 +189,8 @@ def _run_chunk(
                 a_row, a_term = panel_row, panel_term
                 a_taps = place(notes, plan[T.PANEL_SEGMENTS] + first)
             else:
-                a = place(x, notes[i + S.X] + channel * plan[T.X_STEP_C] + first_term * x_term)
+                a_start = notes[i + S.X] + channel * plan[T.X_STEP_C] + first_term * x_term
+                a = place(work, a_start) if plan[T.COPIED] else place(x, a_start)
                 a_row, a_term = x_row, x_term
                 a_taps = place(plan, plan[T.X_SEGMENTS] + plan[phase + T.SEGMENT] + first)
             if in_scratch:

@@ -18,19 +18,30 @@ from ..runtime.memory import copy_run, zero_run
 from . import strips as S
 from . import tables as T
 
-__all__ = ["copy_numbers", "fill_lines", "fill_panel", "padded_row", "read_number", "source_position"]
+__all__ = [
+    "copy_lines",
+    "copy_numbers",
+    "fill_lines",
+    "fill_panel",
+    "padded_length",
+    "padded_row",
+    "read_number",
+    "source_position",
+]
 
 _LINE = 16  # numbers: 64 bytes of float32, 128 of float64
 _REFLECT, _REPLICATE, _CIRCULAR = (PADDING_MODES.index(mode) for mode in ("reflect", "replicate", "circular"))
 
 
-@helper
-def padded_row(length):
+def padded_length(length):
     """Give the step between panel rows of so many numbers: an odd number of cache lines.
 
     Rows that lie a power of two apart would compete for a few sets of the cache.
     """
     return ((length + _LINE - 1) // _LINE | 1) * _LINE
+
+
+padded_row = helper(padded_length)
 
 
 @helper
@@ -171,3 +182,21 @@ def _gather_columns(panel, at, x, x_row, column, count, step, channel, width, ca
                 here_c = x_at + (channel + i) // repeat * step_c
                 copy_numbers(panel, to + i, x, here_c, step_c, run * piece, half)
         t += run
+
+
+@helper
+def copy_lines(to, x, x_start, block, low, high, plan, phase):
+    """Copy the channels `[low, high)` of the lines that a block of an image meets; give where x would begin in `to`.
+
+    In the copy columns lie apart as `padded_length` says.
+    """
+    sample, out_h = divmod(block * plan[phase + T.LINES_PER_BLOCK], plan[phase + T.OUT_H])
+    first = out_h * plan[phase + T.STRIDE_H] - plan[phase + T.LO_H]
+    last = first + (plan[phase + T.LINES_PER_BLOCK] - 1) * plan[phase + T.STRIDE_H]
+    top, end = larger(first, 0), last + (plan[phase + T.TAPS_H] - 1) * plan[phase + T.DILATION_H] + 1
+    for h in range(top, smaller(end, plan[T.X_H])):
+        at, start = (h - top) * plan[T.X_STEP_H], x_start + sample * plan[T.SOURCE_N] + h * plan[T.SOURCE_H] + low
+        for w in range(plan[T.X_W]):
+            source = start + w * plan[T.SOURCE_W]
+            copy_numbers(to, at + w * plan[T.X_STEP_W], x, source, 1, high - low, T.NOT_HALF)
+    return -low - top * plan[T.X_STEP_H]

@@ -19,7 +19,7 @@ from .chunks import cut_reduction, cut_rows, even_cuts
 from .kernels import Kernels
 from .layout import Layout, Packed
 from .loops import exchange_rows
-from .panels import padded_row
+from .panels import padded_length
 from .plan_rows import LaidPhase, Memory, Plan, Table, call_row, phase_row
 from .reading import Reading
 from .segments import Segments, weights_fuse
@@ -113,7 +113,7 @@ class _Builder(Reading):
         layout, memory = self.layout, self.memory
         # Where L3 still holds most of x, depthwise tiles are done so soon that asking costs as much as it gains.
         near = self.blocking.far if self.spreads else self.blocking.remote
-        is_far = self.numbers > near // 2
+        is_far = self.numbers > near // 2 and not self.copied_lines
         columns = [column for phase in self.phases for column in phase.columns]
         leaves_gaps = (
             (self.open == T.ALL_OPEN and not self.fits)
@@ -153,7 +153,7 @@ class _Builder(Reading):
         have more than one row, for which vectors of x across two lines cost more.
         """
         finds_lines = not self.even and self.memory.x_steps[2] % self.lanes == 0
-        return self.slides and not self.spreads and (finds_lines or not self.kernels.streams)
+        return self.slides and not self.spreads and not self.copied_lines and (finds_lines or not self.kernels.streams)
 
     def _number_jobs(self, call: list[int], rows: list[list[int]]) -> int:
         """Count the jobs of all phases, and say in each row where its own end."""
@@ -196,8 +196,10 @@ class _Builder(Reading):
         evenly = row[T.Y_STEP_H] == w.out * row[T.Y_STEP_W] and (n == 1 or step_n == h.out * row[T.Y_STEP_H])
         if self.panels_only and (evenly or self.scratch):
             lines, length = 1, lines * length  # tiles may cross the rows of the image
-        limit = self._block_limit(w)
-        if self.workers > 1:
+        limit, shares = self._block_limit(w), self.workers > 1
+        if self.copied_lines:
+            limit, shares = self.copied_lines * w.out, False
+        if shares:
             # Four blocks for each thread let the last ones finish together; far weights are worth some more positions.
             share = -(-lines * length // (4 * self.workers))
             share = max(share, FAR_POSITIONS if self.far else 1)
@@ -219,7 +221,7 @@ class _Builder(Reading):
             row[T.JOB_END] = lines * row[T.BLOCKS_PER_LINE]
             return row[T.BLOCK]
         each = min(max(1, limit // length), lines)
-        if self.workers > 1:  # as few lines as the busiest worker can have, in blocks as large as can be
+        if shares:  # as few lines as the busiest worker can have, in blocks as large as can be
             each = min(range(each, each // 2, -1), key=lambda each: -(-lines // (each * self.workers)) * each)
         row[T.BLOCK], row[T.LINES_PER_BLOCK] = length, each
         row[T.JOB_END] = -(-lines // row[T.LINES_PER_BLOCK])
@@ -236,7 +238,8 @@ class _Builder(Reading):
             blocks = [(start, min(start + row[T.BLOCK], length)) for start in range(0, length, row[T.BLOCK])]
             cuts[field] = [tuple(cut_line(*block, is_open, call, row, self.sliding_rows(w))) for block in blocks]
         all_slide = all(strip.part & WIDE for strip in itertools.chain(*cuts[T.CUTS])) and not self.scratch
-        if all_slide and self.kernels.slide_along(w, run) and self.numbers <= self.blocking.remote:
+        is_near = self.copied_lines > 0 or self.numbers <= self.blocking.remote
+        if all_slide and self.kernels.slide_along(w, run) and is_near:
             # What one line has read, the next finds in L1. From memory x comes sooner in order.
             row[T.LINES_TOGETHER] = row[T.LINES_PER_BLOCK]
         for strip in itertools.chain(*cuts[T.CUTS], *cuts[T.CLOSED_CUTS]):
@@ -268,7 +271,7 @@ class _Builder(Reading):
                 places = max(self.columns_of(self.rows, phase.w.axis) for phase in self.phases)
             terms = places * self.channels
             blocks = max(blocks, -(-terms // self.blocking.panel))
-        blocks = max(1, min(blocks, most))
+        blocks = most if self.copied_lines else max(1, min(blocks, most))
         for columns in {phase.columns for phase in self.phases}:
             for low, high in even_cuts(len(columns), blocks):
                 if low < high:
@@ -281,6 +284,8 @@ class _Builder(Reading):
     def _start_call(self) -> list[int]:
         call, memory = call_row(self.geometry, self.memory), self.memory
         call[T.OPEN], call[T.REPEAT] = self.open, self.repeat
+        call[T.COPIED] = int(self.copied_lines > 0)
+        call[T.SOURCE_N], call[T.SOURCE_H], call[T.SOURCE_W], _ = self.source
         call[T.FITS], call[T.PANEL_LINES] = int(self.fits), int(self.lines)
         # Sums that are held over several chunks must not be added to twice.
         call[T.OVERLAP] = int(self.slides and self.open == T.ALL_OPEN and self.has_one_chunk())
@@ -300,7 +305,7 @@ class _Builder(Reading):
 
     def _size_scratch(self, call: list[int], panel_terms: int, max_positions: int) -> None:
         """Bound what a worker holds at once: rows of the panel, rows of sums, strips."""
-        panel_terms = getattr(padded_row, "py_func", padded_row)(panel_terms)
+        panel_terms = padded_length(panel_terms)
         panel_rows = max(self.rows, min(self.blocking.panel // panel_terms, max_positions))
         if self.lines:
             # Rims at both ends of a line, or one line after the other: each reaches further than its positions.
@@ -321,6 +326,8 @@ class _Builder(Reading):
             spans = ((_SPLIT_COLUMNS - self.columns_of(0, p.w.axis)) // p.w.axis.stride for p in self.phases)
             call[T.STRIP_ROWS] = max(self.rows, min(call[T.STRIP_ROWS], *spans))
         call[T.WORK_SIZE] = call[T.PANEL_SIZE] + (scratch_rows * self.held_columns if self.scratch else 0)
+        if self.copied_lines:
+            call[T.WORK_SIZE] = self.columns_of(self.copied_lines, self.phases[0].h.axis) * call[T.X_STEP_H]
         # Where taps are left out of unfused rows of the kernel, a position has a strip for each of those.
         parts = max((p.h.axis.taps for p in self.phases), default=1) if self.open == T.ALL_OPEN else 1
         strips = max_positions * max(1, parts)

@@ -5,17 +5,21 @@ What tiles read follows from the shapes, never from how work is cut: an output a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..geometry import UNIT_PHASE, Axis, Geometry
 from ..runtime.microkernel import DENSE, DEPTHWISE, DOT, NARROW, group_of, kind_lanes
 from ..runtime.threads import is_shared
 from . import tables as T
 from .layout import Layout, Packed
+from .panels import padded_length
 from .plan_rows import Memory, lie_alike, list_phases, outputs_times_taps
 from .strips import line_reach
 from .tiles import (
     MOST_SLIDING_COLUMNS,
     blocking,
     is_better_sliding,
+    is_crowded,
     max_dot_rows,
     max_grouped_rows,
     max_narrow_rows,
@@ -29,6 +33,9 @@ from .tiles import (
 )
 
 __all__ = ["Reading"]
+
+# Taps of a window that are worth a copy of what a job reads, where lines of x are so many times what their sets hold.
+_COPIED_TAPS, _COPIED_CROWD = 25, 2
 
 
 class Reading:
@@ -72,6 +79,11 @@ class Reading:
         self.slides = self.spreads or (
             layout.kind == DEPTHWISE and self.in_place and bool(sizes) and self.has_one_chunk()
         )
+        self.source, pitch = memory.x_steps, padded_length(self.widest * self.lanes)
+        self.copied_lines = self._copied_lines(pitch) if self.slides and not self.spreads else 0
+        if self.copied_lines:
+            self.memory = replace(memory, x_steps=(0, self.w.size * pitch, pitch, 1))
+            sizes = max(self.sliding_rows(phase.w.axis) for phase in self.phases)
         self.rows = sizes[0] if self.slides and self.open == T.ALL_OPEN else full_rows
         self.far = layout.kind == DENSE and isinstance(layout, Packed) and layout.size > self.blocking.uncached
         vectors = max((sum(c[T.VECTORS] for c in columns) for columns in layout.columns), default=0)
@@ -82,6 +94,28 @@ class Reading:
     def has_one_chunk(self) -> bool:
         """Say whether the weights of the whole reduction are in cache together."""
         return self.h.taps * self.w.taps * self.group_channels <= self.blocking.reduction
+
+    def _copied_lines(self, pitch: int) -> int:
+        """Give the lines of an image for which a job had better copy what it reads, to columns so far apart; else 0.
+
+        It pays where columns of x that a tile reads lie in few sets of L1, if few lines are copied twice.
+        """
+        if len(self.phases) != 1 or self.scratch:
+            return 0
+        h, w = self.phases[0].h.axis, self.phases[0].w.axis
+        sizes, (_, _, step_w, step_c) = sliding_rows(w.taps, self.even), self.memory.x_steps
+        met = h.taps * self.columns_of(sizes[0], w) if sizes else 0
+        pays = (
+            is_crowded(met // _COPIED_CROWD, step_w * self.memory.compute.itemsize)
+            and self.open == T.ALL_OPEN
+            and h.taps * w.taps >= _COPIED_TAPS
+            and self.channels > self.widest * self.lanes
+            and step_c == 1
+        )
+        reach = self.columns_of(0, h)
+        most = (self.blocking.panel // max(1, w.size * pitch) - reach) // h.stride if pays else 0
+        lines = max((n for n in range(1, min(most, h.out) + 1) if h.out % n == 0), default=0)
+        return lines if lines == h.out or 2 * reach <= lines * h.stride else 0
 
     def sliding_rows(self, w: Axis) -> tuple[int, ...]:
         """List the rows of tiles whose window may slide along an axis."""

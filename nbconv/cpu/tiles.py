@@ -25,6 +25,7 @@ __all__ = [
     "dense_kind",
     "full_tiles",
     "is_better_sliding",
+    "is_crowded",
     "is_small_group",
     "max_dot_columns",
     "max_dot_rows",
@@ -177,8 +178,13 @@ def sliding_rows(taps: int, even: bool = False) -> tuple[int, ...]:
 
 def uncrowded(rows: tuple[int, ...], lines: int, step_bytes: int) -> tuple[int, ...]:
     """Leave those of `sliding_rows` that suit tiles whose first, largest, reads so many lines, so many bytes apart."""
-    most = _ROWS_IN_A_CROWD if lines > _CROWD * _sets(step_bytes) else max(rows, default=0)
+    most = _ROWS_IN_A_CROWD if is_crowded(lines, step_bytes) else max(rows, default=0)
     return tuple(row for row in rows if row <= most)
+
+
+def is_crowded(lines: int, step_bytes: int) -> bool:
+    """Say whether lines so many bytes apart are more than the sets of L1 hold where they lie."""
+    return lines > _CROWD * _sets(step_bytes)
 
 
 def spreading_rows(taps: int, stride: int, vectors: int, step_bytes: int, is_group: bool) -> tuple[int, ...]:
