@@ -188,6 +188,9 @@ _CONV1D = [
         # rows of weights that would lie in one set of L1
         ((1, 5, 1024), (1024, 1, 9), {"groups": 1024, "padding": 4}),
         ((1, 40, 1019), (1019, 1, 12), {"groups": 1019, "padding": 3, "stride": 2}),
+        # windows of many taps
+        ((1, 40, 1024), (1024, 1, 31), {"groups": 1024, "padding": 15}),
+        ((2, 61, 24), (24, 1, 40), {"groups": 24, "padding": ((30, 9),)}),
         ((2, 20, 8), (4, 2, 3), {"groups": 4, "padding": 1}),
         ((2, 20, 8), (0, 2, 3), {"groups": 4}, "no bias"),
     ),

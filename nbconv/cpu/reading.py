@@ -80,10 +80,10 @@ class Reading:
             layout.kind == DEPTHWISE and self.in_place and bool(sizes) and self.has_one_chunk()
         )
         self.source, pitch = memory.x_steps, padded_length(self.widest * self.lanes)
-        self.copied_lines = self._copied_lines(pitch) if self.slides and not self.spreads else 0
+        self.copied_lines = self._copied_lines(pitch) if layout.kind == DEPTHWISE and self.in_place else 0
         if self.copied_lines:
-            self.memory = replace(memory, x_steps=(0, self.w.size * pitch, pitch, 1))
-            sizes = max(self.sliding_rows(phase.w.axis) for phase in self.phases)
+            self.memory, self.even = replace(memory, x_steps=(0, self.w.size * pitch, pitch, 1)), False
+            sizes = self.sliding_rows(self.phases[0].w.axis)
         self.rows = sizes[0] if self.slides and self.open == T.ALL_OPEN else full_rows
         self.far = layout.kind == DENSE and isinstance(layout, Packed) and layout.size > self.blocking.uncached
         vectors = max((sum(c[T.VECTORS] for c in columns) for columns in layout.columns), default=0)
@@ -98,7 +98,8 @@ class Reading:
     def _copied_lines(self, pitch: int) -> int:
         """Give the lines of an image for which a job had better copy what it reads, to columns so far apart; else 0.
 
-        It pays where columns of x that a tile reads lie in few sets of L1, if few lines are copied twice.
+        It pays where columns of x that a tile reads lie in few sets of L1, if few lines are copied twice; and where
+        windows too long to slide load a vector for each multiply-add: none of the copy's lie across lines.
         """
         if len(self.phases) != 1 or self.scratch:
             return 0
@@ -106,10 +107,10 @@ class Reading:
         sizes, (_, _, step_w, step_c) = sliding_rows(w.taps, self.even), self.memory.x_steps
         met = h.taps * self.columns_of(sizes[0], w) if sizes else 0
         pays = (
-            is_crowded(met // _COPIED_CROWD, step_w * self.memory.compute.itemsize)
+            (not self.slides or is_crowded(met // _COPIED_CROWD, step_w * self.memory.compute.itemsize))
             and self.open == T.ALL_OPEN
             and h.taps * w.taps >= _COPIED_TAPS
-            and self.channels > self.widest * self.lanes
+            and (not self.slides or self.channels > self.widest * self.lanes)
             and step_c == 1
         )
         reach = self.columns_of(0, h)
