@@ -111,6 +111,7 @@ _CONV1D = [
         ((2, 50, 8), (17, 8, 4), {"stride": 3}),
         ((2, 30, 8), (17, 8, 3), {"stride": (2,), "padding": (1,), "dilation": (2,)}),
         ((1, 20, 3), (4, 3, 3), {"dilation": 3}, "smoke"),
+        ((1, 75, 40), (40, 40, 3), {"dilation": 30, "padding": 30}),  # rims of several tiles
         ((2, 64, 12), (20, 12, 7), {"dilation": 3, "padding": 9}),
         ((2, 31, 6), (7, 6, 3), {"stride": 2, "dilation": 5, "padding": 4}),
     ),

@@ -95,7 +95,7 @@ _FEW_CHANNELS = 4
 
 # Tiles of fewer sums had better cross the ends of lines. Where a line has several: positions inside for each one of the
 # rims, and tiles that reach over these, each with a kernel of its own.
-_LEAST_SUMS, _MOST_INSIDE, _MOST_REACHING = 8, 192, 4
+_LEAST_SUMS, _MOST_INSIDE, _MOST_REACHING = 8, 192, 16
 
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 _COPY_CYCLES = 40
@@ -322,7 +322,7 @@ def blocking(dtype: np.dtype) -> Blocking:
         near=int((1 << 15) * scale),
         far=int((1 << 19) * scale),
         remote=int((1 << 22) * scale),
-        row=int(160 * 1024 * scale),
+        row=int(240 * 1024 * scale),
         resident=int((1 << 16) * scale),
         uncached=int((1 << 17) * scale),
         max_positions=512,
