@@ -94,8 +94,10 @@ _FAR_WEIGHTS = 36, 24
 _FEW_CHANNELS = 4
 
 # Tiles of fewer sums had better cross the ends of lines. Where a line has several: positions inside for each one of the
-# rims, and tiles that reach over these, each with a kernel of its own.
-_LEAST_SUMS, _MOST_INSIDE, _MOST_REACHING = 8, 192, 16
+# rims, and tiles that reach over these, each with a kernel of its own: more of them where a rim is a large part of the
+# line, and few taps make short kernels.
+_LEAST_SUMS, _MOST_INSIDE, _MOST_REACHING = 8, 192, 4
+_WIDE_RIM, _MOST_REACHING_WIDE, _SHORT_KERNEL = 4, 16, 9
 
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 _COPY_CYCLES = 40
@@ -298,7 +300,9 @@ def rims_fit(w: Axis, rows: int, vectors: int) -> bool:
     first, end = w.interior
     right = (w.out - 1) * w.stride - w.lo + (w.taps - 1) * w.dilation + 1 - w.size
     reaching_over = sum(-(-max(0, rim) // (size * w.stride)) for rim in (w.lo, right))
-    return (first + w.out - end) * _MOST_INSIDE >= w.out and reaching_over <= _MOST_REACHING
+    rims = first + w.out - end
+    is_wide = rims * _WIDE_RIM >= w.out and w.taps <= _SHORT_KERNEL
+    return rims * _MOST_INSIDE >= w.out and reaching_over <= (_MOST_REACHING_WIDE if is_wide else _MOST_REACHING)
 
 
 def split_columns(vectors: int, widest: int) -> list[int]:
