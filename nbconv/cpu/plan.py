@@ -111,9 +111,12 @@ class _Builder(Reading):
 
     def _choose_kernels(self) -> Kernels:
         layout, memory = self.layout, self.memory
-        # Where L3 still holds most of x, depthwise tiles are done so soon that asking costs as much as it gains.
-        near = self.blocking.far if self.spreads else self.blocking.remote
-        is_far = self.numbers > near // 2 and not self.copied_lines
+        # Where L3 still holds most of x, depthwise tiles are done so soon that asking costs as much as it gains, and
+        # more where windows move further, since a tile meets more lines.
+        near = self.blocking.far // 2 if self.spreads else self.blocking.remote // 2
+        if not self.spreads and any(phase.w.axis.stride > 1 for phase in self.phases):
+            near = self.blocking.remote * 5 // 4
+        is_far = self.numbers > near and not self.copied_lines
         columns = [column for phase in self.phases for column in phase.columns]
         leaves_gaps = (
             (self.open == T.ALL_OPEN and not self.fits)

@@ -34,7 +34,8 @@ from .tiles import (
 
 __all__ = ["Reading"]
 
-# Taps of a window that are worth a copy of what a job reads, where lines of x are so many times what their sets hold.
+# Taps of a window that are worth a copy of what a job reads, where lines of x are so many times what their sets hold,
+# and more where windows move further: then each line is read for fewer outputs.
 _COPIED_TAPS, _COPIED_CROWD = 25, 2
 
 
@@ -107,7 +108,7 @@ class Reading:
         sizes, (_, _, step_w, step_c) = sliding_rows(w.taps, self.even), self.memory.x_steps
         met = h.taps * self.columns_of(sizes[0], w) if sizes else 0
         pays = (
-            (not self.slides or is_crowded(met // _COPIED_CROWD, step_w * self.memory.compute.itemsize))
+            (not self.slides or is_crowded(met // (_COPIED_CROWD * w.stride), step_w * self.memory.compute.itemsize))
             and self.open == T.ALL_OPEN
             and h.taps * w.taps >= _COPIED_TAPS
             and (not self.slides or self.channels > self.widest * self.lanes)
