@@ -205,7 +205,7 @@ def all_faults() -> list[Fault]:
     return [*cache_faults(), *home_faults(), *system_faults(), *process_faults()]
 
 
-def inject(fault: Fault, warm: Path, work: Path) -> None:
+def assert_survived(fault: Fault, warm: Path, work: Path) -> None:
     """Run one scene on a copy of a warm cache, in `work`; raises AssertionError where it is not survived."""
     folder = work / "cache"
     shutil.copytree(warm, folder)
@@ -228,7 +228,7 @@ def main() -> int:
             work = Path(top) / str(i)
             work.mkdir()
             try:
-                inject(fault, Path(top) / "warm", work)
+                assert_survived(fault, Path(top) / "warm", work)
             except (AssertionError, subprocess.TimeoutExpired) as error:
                 print(f"NOT SURVIVED: {fault.name}\n{error}", flush=True)
             else:

@@ -333,7 +333,7 @@ def test_refused(op: str) -> None:
     grad_output, x, weight = data_of(case)
     name = f"{op}_backward"
 
-    def refused(error: type[Exception], *fragments: Any, **changes: Any) -> None:
+    def assert_refused(error: type[Exception], *fragments: Any, **changes: Any) -> None:
         arguments = {"grad_output": grad_output, "x": x, "weight": weight, **case.params, **changes}
         with pytest.raises((TypeError, ValueError)) as caught:
             getattr(nbconv, name)(**arguments)
@@ -345,16 +345,18 @@ def test_refused(op: str) -> None:
             assert str(fragment) in text
 
     longer = np.concatenate([grad_output, grad_output[..., :1]], axis=-1)
-    refused(ValueError, "grad_output", longer.shape, grad_output.shape, x.shape, weight.shape, grad_output=longer)
-    refused(ValueError, "grad_output", grad_output[:1, 0].shape, grad_output=grad_output[:1, 0])
-    refused(TypeError, "grad_output", "float64", "float32", grad_output=grad_output.astype(np.float64))
-    refused(TypeError, "grad_output", "int64", grad_output=grad_output.astype(np.int64))
-    refused(TypeError, "grad_output", "list", grad_output=grad_output.tolist())
-    refused(ValueError, "x has", x=np.concatenate([x, x], axis=-1))
-    refused(ValueError, "weight must have", weight=weight[0])
-    refused(ValueError, "stride", "at least 1", stride=0)
+    assert_refused(
+        ValueError, "grad_output", longer.shape, grad_output.shape, x.shape, weight.shape, grad_output=longer
+    )
+    assert_refused(ValueError, "grad_output", grad_output[:1, 0].shape, grad_output=grad_output[:1, 0])
+    assert_refused(TypeError, "grad_output", "float64", "float32", grad_output=grad_output.astype(np.float64))
+    assert_refused(TypeError, "grad_output", "int64", grad_output=grad_output.astype(np.int64))
+    assert_refused(TypeError, "grad_output", "list", grad_output=grad_output.tolist())
+    assert_refused(ValueError, "x has", x=np.concatenate([x, x], axis=-1))
+    assert_refused(ValueError, "weight must have", weight=weight[0])
+    assert_refused(ValueError, "stride", "at least 1", stride=0)
     for needs in ("x", ("y",), None, ("x", "grad"), 1):
-        refused(ValueError, "needs", "'x', 'weight', 'bias'", repr(needs), needs=needs)
+        assert_refused(ValueError, "needs", "'x', 'weight', 'bias'", repr(needs), needs=needs)
 
 
 # ---- PyTorch -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 This is the one home of borders. A panel row holds the window of one output position: tap by tap, channel by channel,
 with the padding rule applied and half types widened. In one dimension a panel holds columns of lines, in which windows
 overlap as they do in x. Rows at the rim of the image, rows of half-precision input and tiles that cross image rows come
-from here; all others are read straight from `x`.
+from here. Columns of x that share few sets of the cache are copied, as they are; all others are read straight from `x`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The LLVM IR of the tile kernels: one tile after the other, each held in registers from its first tap to its store.
 
 What a kernel computes is said once, in `microkernel.run_tile`; here is how. Tiles that slide, and dot products, are
-elsewhere: `sliding_code`, `dot_code`.
+elsewhere: `sliding_code`, `spreading_code`, `dot_code`.
 """
 
 from __future__ import annotations
