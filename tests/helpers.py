@@ -100,12 +100,14 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "channels first": lambda a: np.moveaxis(np.moveaxis(a, -1, 0).copy(order="C"), 0, -1),
     "reversed": lambda a: np.flip(np.flip(a).copy()),
     "reversed channels": lambda a: a[..., ::-1].copy()[..., ::-1],
+    "reversed columns": lambda a: a[..., ::-1, :].copy()[..., ::-1, :] if a.ndim > 1 else a,
     "spaced": spaced,
     "cropped": cropped,
     "unaligned": unaligned,
     "readonly": readonly,
     "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
 }
+WRITTEN = [name for name in LAYOUTS if name not in ("readonly", "big-endian")]  # those that `out` may have
 
 
 # ---- comparisons ---------------------------------------------------------------------------------------------------

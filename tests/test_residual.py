@@ -10,7 +10,19 @@ import pytest
 import nbconv
 from tests import reference
 from tests.cases import CASES, Case
-from tests.helpers import ALGORITHMS, DTYPES, Array, arrays_of, case_params, rng_for, spaced, whole_numbers, widen
+from tests.helpers import (
+    ALGORITHMS,
+    DTYPES,
+    WRITTEN,
+    Array,
+    arrays_of,
+    case_params,
+    rng_for,
+    spaced,
+    whole_numbers,
+    widen,
+)
+from tests.helpers import LAYOUTS as OUT_LAYOUTS
 from tests.test_activations import WAYS
 
 LAYERS = {"conv1d": "Conv1d", "conv2d": "Conv2d", "conv_transpose1d": "ConvTranspose1d"}
@@ -54,11 +66,18 @@ def check(case: Case, dtype: np.dtype[Any], algorithm: str) -> None:
 def test_any_strides(case: Case, layout: str) -> None:
     x, weight, bias, residual, y = parts(case)
     residual = LAYOUTS[layout](residual)
-    out = spaced(np.zeros_like(residual))
     call = getattr(nbconv, case.op)
     np.testing.assert_array_equal(call(x, weight, bias, residual=residual, **case.params), y + residual)
-    call(x, weight, bias, residual=residual, out=out, **case.params)
-    np.testing.assert_array_equal(out, y + residual)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("layout", WRITTEN)
+@pytest.mark.parametrize("case", WAYS, ids=str)
+def test_any_strides_of_out(case: Case, layout: str, dtype: np.dtype[Any]) -> None:
+    x, weight, bias, residual, y = parts(case, dtype)
+    out = OUT_LAYOUTS[layout](np.zeros_like(residual))
+    getattr(nbconv, case.op)(x, weight, bias, activation="relu", residual=residual, out=out, **case.params)
+    np.testing.assert_array_equal(out, np.maximum(y + widen(residual), 0).astype(dtype))
 
 
 @pytest.mark.parametrize("case", [case for case in WAYS if case.op in LAYERS], ids=str)

@@ -231,6 +231,8 @@ def _run_chunk(
                         np.int64(NOTHING)),
                     )  # fmt: skip
                     continue
+                if row < 0:  # the last row is the lowest, where views may begin
+                    at, row = at + (rows - 1) * row, -row
                 for _ in range(notes[i + S.LINES]):
                     if addition != NOTHING:
                         added = place(residual, at - y_start + residual_start)

@@ -87,13 +87,14 @@ def _make_addition(name: str) -> tuple[int, Any]:
             rows, columns = 1, rows * columns
         for m in range(rows):
             # Views with a unit step, indexed from zero, are what becomes vector code.
-            line, added = to[m * row : m * row + columns], flat[m * array_row :]
+            line = to[m * row : m * row + columns]
             if step == 1:
+                added = flat[m * array_row :]
                 for i in range(columns):
                     line[i] += widen(added[i])
-            else:
+            else:  # it may lead backwards: unsigned, a place is not counted from the end
                 for i in range(columns):
-                    line[i] += widen(added[i * step])
+                    line[i] += widen(flat[np.uintp(m * array_row + i * step)])
 
     integers = [types.intp] * 4
     signature = types.void(types.CPointer(number), types.intp, types.CPointer(stored), *integers)
