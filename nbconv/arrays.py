@@ -11,7 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-__all__ = ["Flat", "check_array", "check_out", "compute_dtype", "flat_data", "flat_steps", "flat_view", "one_dtype"]
+__all__ = [
+    "Flat",
+    "begins_lowest",
+    "check_array",
+    "check_out",
+    "compute_dtype",
+    "flat_data",
+    "flat_steps",
+    "flat_view",
+    "one_dtype",
+    "span_of",
+]
 
 _ADVICE = "nbconv computes float32, float64, float16 and bfloat16"
 
@@ -137,6 +148,17 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
         return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
+
+
+def begins_lowest(array: np.ndarray) -> bool:
+    """Say whether each number of an array lies a whole number of them behind its first."""
+    return all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
+
+
+def span_of(array: np.ndarray) -> int:
+    """Count the bytes from the begin of an array that `begins_lowest` to its end."""
+    steps = ((size - 1) * step for size, step in zip(array.shape, array.strides, strict=True))
+    return sum(steps) + array.itemsize if array.size else 0
 
 
 class _Alias:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import check_array, check_out, one_dtype
+from .call_keys import are_exact, function_key
 from .devices import device_number, on_device, refuse_mixed
 from .geometry import ConvSpec, Geometry, bind
 from .options import PRECISIONS, Activation, check_activation, check_algorithm
@@ -275,18 +276,7 @@ _cached_spec = lru_cache(maxsize=1024)(ConvSpec.of)
 def make_spec(*parameters: Any) -> ConvSpec:
     """Give `ConvSpec.of(*parameters)`, from a cache where it may be."""
     # As a key, (1.0,) or True would find what (1,) has left: only exact types may ask the cache.
-    return _cached_spec(*parameters) if _are_exact(parameters) else ConvSpec.of(*parameters)
-
-
-_holds_exact = frozenset((int, str)).issuperset
-_holds_names = frozenset((str, type(None))).issuperset
-
-
-def _are_exact(values: tuple[Any, ...]) -> bool:
-    """Say whether values are of type int or str, or tuples of such."""
-    if _holds_exact(map(type, values)):  # the usual case first: small calls are made of these microseconds
-        return True
-    return all(type(value) in (int, str) or (type(value) is tuple and _are_exact(value)) for value in values)
+    return _cached_spec(*parameters) if are_exact(parameters) else ConvSpec.of(*parameters)
 
 
 def convolve(
@@ -295,10 +285,10 @@ def convolve(
 ) -> np.ndarray:  # fmt: skip
     """Run any of the four, given those of `make_spec`: check everything, then bind, lay out the weights and launch."""
     key = None
-    if out is residual is device is stream is None and type(x) is type(weight) is np.ndarray:
-        key = _key(parameters, x, weight, bias, activation, algorithm, precision)
+    if device is stream is None and type(x) is type(weight) is np.ndarray:
+        key = function_key(parameters, x, weight, bias, activation, algorithm, precision, residual, out)
         ready = _ready.get(key)
-        y = None if ready is None else ready(x, weight, bias)
+        y = None if ready is None else ready(x, weight, bias, residual, out)
         if y is not None:
             return y
     spec = make_spec(*parameters)
@@ -321,6 +311,7 @@ def convolve(
     check_algorithm(op, algorithm)
     y = output(geometry, x.dtype, out, x, weight, bias, residual)
     from .cpu import backend
+    from .cpu.ready import ready_function
 
     weights = backend.prepare_weights(spec, weight, kept=False)
     numbers = backend.prepare_bias(bias, geometry.c_out, x.dtype)
@@ -331,47 +322,15 @@ def convolve(
     if key is not None and weights.finite:
         if len(_ready) >= _READY_KEPT:
             _ready.clear()
-        _ready[key] = backend.ready_function(geometry, plan, x, weight, bias, address)
+        ready = ready_function(geometry, plan, x, weight, bias, address, residual, out)
+        if ready is not None:
+            _ready[key] = ready
     return y
 
 
 _READY_KEPT = 256
 # What is known of calls that were made before, on arrays of the same shapes and strides.
 _ready: dict[Any, Callable[..., np.ndarray | None]] = {}
-
-
-def _key(
-    parameters: tuple[Any, ...], x: np.ndarray, weight: np.ndarray, bias: Any, activation: Any, algorithm: Any,
-    precision: Any,
-) -> Any:  # fmt: skip
-    """Name all that a call depends on but the numbers; None where it cannot be a key."""
-    dtype = x.dtype
-    if weight.dtype is not dtype or not dtype.isnative:
-        return None
-    _, stride, padding, dilation, groups, output_padding, mode = parameters
-    if not (  # the usual case first
-        activation is None
-        and type(stride) is type(padding) is type(dilation) is type(groups) is type(output_padding) is int
-        and type(mode) is type(algorithm) is type(precision) is str
-    ) and not (_are_exact(parameters) and _are_names((activation, algorithm, precision))):
-        return None
-    bias_shape = bias_strides = None
-    if bias is not None:
-        if type(bias) is not np.ndarray or bias.dtype is not dtype:
-            return None
-        bias_shape, bias_strides = bias.shape, bias.strides
-    return (
-        parameters, x.shape, x.strides, weight.shape, weight.strides, bias_shape, bias_strides, dtype.num, activation,
-        algorithm, precision,
-    )  # fmt: skip
-
-
-def _are_names(values: tuple[Any, ...]) -> bool:
-    """Say whether values are names, names with numbers, or None."""
-    return all(
-        _holds_names((type(value),)) or (type(value) is tuple and {str, int, float}.issuperset(map(type, value)))
-        for value in values
-    )
 
 
 def output(geometry: Geometry, dtype: np.dtype, out: Any, *inputs: np.ndarray | None) -> np.ndarray:

@@ -12,6 +12,7 @@ from .cpu.grad_bias import grad_bias, plan_grad_bias
 from .cpu.grad_plan import GradPlan
 from .cpu.grad_weight import grad_weight, plan_grad_weight
 from .cpu.grad_windows import WindowPlan, add_windows, plan_adding
+from .cpu.ready import ReadyFunction, ready_function
 from .geometry import Geometry
 from .padding_adjoint import fold_rim
 from .runtime.threads import get_num_threads
@@ -32,7 +33,7 @@ class Gradients:
     ) -> None:
         self.geometry, self.needs, self.threads = geometry, frozenset(needs), get_num_threads()
         self.adding = plan_adding(geometry, grad_output, weight) if "x" in needs else None
-        self.adjoint: backend.ReadyFunction | None = None  # made at the first call
+        self.adjoint: ReadyFunction | None = None  # made at the first call
         self.weight = self.bias = None
         if "weight" in needs and x.size and grad_output.size and weight.size:
             self.weight = self._plan_weight(grad_output, x, np.empty_like(weight), finite=True)
@@ -88,7 +89,7 @@ class Gradients:
                 fold_rim(self.geometry, grad_output, grad, run)
         elif weights.finite:
             plan = backend.find_plan(adjoint, grad_output, weights, grad, "auto", False)
-            self.adjoint = backend.ready_function(adjoint, plan, grad_output, weight, None, address)
+            self.adjoint = ready_function(adjoint, plan, grad_output, weight, None, address)
         return grad
 
     def _by_role(self, of_output: T, of_x: T) -> tuple[T, T]:

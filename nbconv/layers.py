@@ -11,6 +11,7 @@ import numpy as np
 
 from .arrays import check_array, one_dtype
 from .backward import GRADIENTS, ConvGrads, check_needs, gradients
+from .call_keys import results_key
 from .counting import OperationCount, count_bound
 from .devices import device_number, on_device
 from .functional import check_residual, elsewhere, output
@@ -61,9 +62,10 @@ class _Layer:
         self._weight_shape = weight.shape
         self._check_weight()
         from .cpu import backend
+        from .cpu.ready import ready_layer
         from .runtime.threads import get_num_threads
 
-        self._backend = backend
+        self._backend, self._make_ready = backend, ready_layer
         self._get_num_threads = get_num_threads
         self._ready: dict[Any, Any] = {}  # calls that were made before, by all that they depend on but the numbers
         self._packed = backend.prepare_weights(self._spec, weight, kept=True)
@@ -96,14 +98,23 @@ class _Layer:
         self, x: np.ndarray, *, residual: np.ndarray | None = None, out: np.ndarray | None = None, stream: Any = None
     ) -> np.ndarray:
         """Run the layer on `x`, channels last, of the weights' dtype; see the function of the same name."""
-        plain = type(x) is np.ndarray and x.dtype is self._dtype and out is residual is stream is None
-        if plain:
-            ready = self._ready.get((x.shape, x.strides, self._get_num_threads()))
-            if ready is not None:
-                return ready(x)  # type: ignore[no-any-return]
+        key: tuple[Any, ...] | None = None
+        if type(x) is np.ndarray and x.dtype is self._dtype and stream is None:
+            key = x.shape, x.strides, self._get_num_threads()
+            if residual is out is None:
+                ready = self._ready.get(key)
+                if ready is not None:
+                    return ready(x)  # type: ignore[no-any-return]
+            else:
+                results = results_key(self._dtype, residual, out)
+                key = key + results if results else None
+                ready = self._ready.get(key)
+                y = None if ready is None else ready(x, residual, out)
+                if y is not None:
+                    return y  # type: ignore[no-any-return]
         if self._remote is not None:
             return self._remote(x, residual, out, self._precision, stream)  # type: ignore[no-any-return]
-        if not plain:
+        if key is None:
             self._refuse_devices(stream, x=x, residual=residual, out=out)
             x = check_array(self._spec.op, "x", x)
             residual = None if residual is None else check_array(self._spec.op, "residual", residual)
@@ -114,11 +125,13 @@ class _Layer:
         again = self._activation is not None or residual is not None
         plan = self._backend.find_plan(geometry, x, self._packed, y, self._algorithm, again)
         self._backend.run_plan(plan, x, self._packed, self._numbers, y, self._address, residual)
-        if plain and self._packed.finite:
+        if key is not None and self._packed.finite:
             if len(self._ready) >= _READY_KEPT:
                 self._ready.clear()
-            key = x.shape, x.strides, self._get_num_threads()
-            self._ready[key] = self._backend.ready_layer(plan, x, self._packed, self._numbers, self._address)
+            given = self.weight, self.bias
+            ready = self._make_ready(plan, x, self._packed, self._numbers, self._address, residual, out, given)
+            if ready is not None:
+                self._ready[key] = ready
         return y
 
     def to(self, device: str) -> Any:

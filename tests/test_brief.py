@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import nbconv
-from nbconv.cpu import backend
+from nbconv.cpu import ready
 from nbconv.runtime.entry import can_enter
 from nbconv.runtime.jit import pure
 from tests.cases import CASES, Case
@@ -67,7 +67,7 @@ def test_small_calls_are_brief_whatever_the_threads(monkeypatch: pytest.MonkeyPa
     def launch(*_: Any, **__: Any) -> None:
         raise AssertionError("a small call went the usual way")
 
-    monkeypatch.setattr(backend, "_launch", launch)
+    monkeypatch.setattr(ready, "launch_plan", launch)
     for threads in (1, 2, 8):
         with nbconv.num_threads(threads):
             assert_equal(layer(x), expected[0])
@@ -85,7 +85,7 @@ def test_one_thread_calls_directly(case: Case, monkeypatch: pytest.MonkeyPatch) 
 
     with nbconv.num_threads(1):
         expected = layer(x), nbconv.conv1d(x, weight, bias, **case.params)
-        monkeypatch.setattr(backend, "_launch", launch)
+        monkeypatch.setattr(ready, "launch_plan", launch)
         assert_equal(layer(x), expected[0])
         assert_equal(nbconv.conv1d(x, weight, bias, **case.params), expected[1])
 

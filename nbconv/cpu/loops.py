@@ -115,25 +115,25 @@ def _weights_at(chunk, phase, column, plan):
 
 
 @helper
-def _convolve_directly(call_row, plan, work, notes, w, bias, x, y):
-    """Run all jobs of `convolve`; its address, their number and the activation stand in `call_row`."""
-    start, nothing = np.int64(0), np.int64(NOTHING)
+def _convolve_directly(call_row, plan, work, notes, w, bias, x, residual, y):
+    """Run all jobs of `convolve`; its address, their number, activation and addition stand in `call_row`."""
+    start = np.int64(0)
     call(
-        call_row[0], (start, call_row[1], start, x, start, w, start, bias, y, start, y, start, call_row[2], nothing,
-        plan, work, notes),
+        call_row[0], (start, call_row[1], start, x, start, w, start, bias, residual, start, y, start, call_row[2],
+        call_row[3], plan, work, notes),
     )  # fmt: skip
 
 
 @lru_cache
 def direct_entry(compute: np.dtype, stored: np.dtype, releases: bool) -> tuple[Callable[..., np.ndarray], int]:
-    """Compile the entry `(call_row, plan, work, notes, w, bias, x, y)` for these types; add `convolve`'s address."""
+    """Compile the entry `(call_row, plan, work, notes, w, bias, x, residual, y)`; add `convolve`'s address."""
     words = np.empty(0, np.uint16 if stored.itemsize == 2 else stored)
     integers, numbers = np.empty(0, np.int64), np.empty(0, compute)
     address = address_of(
         convolve.serial,
         (0, 0, 0, words, 0, numbers, 0, numbers, words, 0, words, 0, 0, 0, integers, numbers, integers),
     )
-    dtypes = (array.dtype for array in (integers, integers, numbers, integers, numbers, numbers, words, words))
+    dtypes = (array.dtype for array in (integers, integers, numbers, integers, numbers, numbers, words, words, words))
     enter = entry(_convolve_directly, tuple(dtypes), f"enter_{compute}_{words.dtype}", releases=releases)
     return enter, address
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from ..arrays import begins_lowest, span_of
 from ..runtime.entry import address_entry, can_enter
 
-__all__ = ["output_maker"]
+__all__ = ["output_maker", "output_taker"]
 
 _LINE = 64
 # Numbers of an output: fewer are done as soon, on the average, wherever they lie. Where all rows share one set, half.
@@ -43,3 +45,24 @@ def output_maker(shape: tuple[int, ...], dtype: np.dtype, apart: int | None) -> 
         return array(shape, dtype, memory, (address(x) + shift - address(memory)) % period & aligned)
 
     return at_line if apart is None else beside
+
+
+def output_taker(out: np.ndarray, *inputs: np.ndarray | None) -> Callable[..., np.ndarray | None] | None:
+    """Give what takes an `out` and inputs that lie as these: out itself, or None where `check_out` is to look at it.
+
+    It is sooner done than that. Of no use, it is None: where memory has gaps or runs backwards.
+    """
+    given = [array for array in inputs if array is not None]
+    if not (can_enter() and out.flags.carray and all(map(begins_lowest, given))):
+        return None
+    address, size = address_entry(), out.nbytes
+    spans = [(i, span_of(array)) for i, array in enumerate(inputs) if array is not None]
+
+    def take(out: np.ndarray, *inputs: Any) -> np.ndarray | None:
+        low = address(out)
+        for i, span in spans:
+            if -span < address(inputs[i]) - low < size:
+                return None
+        return out if out.flags.carray else None
+
+    return take

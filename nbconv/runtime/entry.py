@@ -53,7 +53,7 @@ def can_enter() -> bool:
 
 
 def entry(function: Any, dtypes: tuple[np.dtype, ...], name: str, *, releases: bool) -> Callable[..., Any]:
-    """Compile a function of eight flat arrays for the cache's `name`; give what calls it and returns the last of them.
+    """Compile a function of nine flat arrays for the cache's `name`; give what calls it and returns the last of them.
 
     It is called with arrays of just these dtypes and of any shapes, whose first number has the lowest address. One that
     `releases` the interpreter's lock is to be given scratch that no other call uses.
@@ -62,14 +62,14 @@ def entry(function: Any, dtypes: tuple[np.dtype, ...], name: str, *, releases: b
     arrays_at, kept_at = _reader([types.Array(number, 1, "C") for number in numbers]), _keeper(len(dtypes) - 1)
 
     def enter(owner, objects, count):
-        a, b, c, d, e, f, g, h = arrays_at(objects)
-        function(a, b, c, d, e, f, g, h)
+        a, b, c, d, e, f, g, h, i = arrays_at(objects)
+        function(a, b, c, d, e, f, g, h, i)
         return kept_at(objects)
 
     def enter_and_release(owner, objects, count):
-        a, b, c, d, e, f, g, h = arrays_at(objects)
+        a, b, c, d, e, f, g, h, i = arrays_at(objects)
         thread = _let_go_of_lock()
-        function(a, b, c, d, e, f, g, h)
+        function(a, b, c, d, e, f, g, h, i)
         _take_lock_back(thread)
         return kept_at(objects)
 
