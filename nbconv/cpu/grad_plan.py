@@ -29,6 +29,9 @@ _LEAST_CHUNK, _MOST_CHUNK = 256, 2048  # positions that pay for a round of all t
 _SUMS = 192 * 1024  # float32 numbers of a job's sums, which L2 need not hold: they come and go in order
 _MOST_VECTORS = 8  # of columns of a job: more would push out of L2 what all of them read
 _PANEL = 128 * 1024  # numbers of a gathered panel
+# Positions of a chunk whose narrow rows are packed for tiles of columns: L1 then holds those of a tile, beside what it
+# reads of the wide ones. Channels of either operand, and rows of the product, that pay for it.
+_PACKED_CHUNK, _PACKED_CHANNELS, _PACKED_ROWS = 192, 96, 384
 # The reduction of a small weight is split, so that each thread has as much to do: into so many parts at most, and as
 # many jobs at most, of so many positions at least, which pay for zeroing and adding one more set of sums.
 _PARTS, _JOBS, _PART = 8, 16, 512
@@ -134,11 +137,22 @@ class _Builder:
         self.fused = bool(fused_columns) if self.swapped else fused
         if self.tied:
             self.fused = w.taps > 1
+        self.packed = 0 if self.gathered or self.tied or self.swapped or self.fused else self._packed_row()
         self.windows = 0
         first, end = w.interior
         if self.tied and self.fused and not self.gathered and first < end:
             spare = host_target().registers - _WINDOW_REGISTERS
             self.windows = min(_MOST_WINDOW_VECTORS, spare // (self.h.taps * w.taps))
+
+    def _packed_row(self) -> int:
+        """Give the numbers of a row of the packed narrow operand, or 0 where tiles had better read it in place.
+
+        Tiles walk through rows that lie far apart. Zen's L2 answers soon enough; others wait, and L1 does not keep such
+        rows from one tile to the next.
+        """
+        is_long = self.c_wide * self.h.taps * self.w.taps >= _PACKED_ROWS
+        pays = is_long and min(self.c_wide, self.c_narrow) >= _PACKED_CHANNELS
+        return self.widest * self.lanes if pays and not host_target().cpu.startswith("znver") else 0
 
     def build(self) -> GradPlan:
         segments = self._segments()
@@ -268,6 +282,8 @@ class _Builder:
 
     def _chunk_positions(self) -> int:
         """Choose how many positions are reduced at once; gathered, their panel must stay small."""
+        if self.packed:
+            return min(_PACKED_CHUNK, max(1, self.positions))
         channels = self.geometry.c_in + self.geometry.c_out
         chunk = min(max(_CHUNK // max(1, channels), _LEAST_CHUNK), _MOST_CHUNK, max(1, self.positions))
         if self.gathered:
@@ -327,6 +343,9 @@ class _Builder:
         if self.gathered:
             call[G.WIDE_PANEL_SIZE] = lines * self._span(chunk) * channels
             call[G.NARROW_PANEL_SIZE] = lines * min(chunk, w.out) * self.c_narrow
+        if self.packed:
+            call[G.PACKED] = self.packed
+            call[G.NARROW_PANEL_SIZE] = lines * min(chunk, w.out) * round_up(self.c_narrow, self.packed)
         call[G.MAX_LINES] = lines
         call[G.WINDOWS] = self.windows
         call[G.LINE], call[G.REACH_H] = _LINE // memory.compute.itemsize, h.reach

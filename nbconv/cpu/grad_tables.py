@@ -24,6 +24,7 @@ PADDING_MODE, HALF = _next(), _next()
 WIDE_N, WIDE_H, WIDE_W, WIDE_C = (_next() for _ in range(4))  # steps
 NARROW_N, NARROW_H, NARROW_W, NARROW_C = (_next() for _ in range(4))
 GATHERED = _next()  # 1: operands are copied to panels first, for half types and channels that lie apart
+PACKED = _next()  # numbers of a row of the narrow panel, which then holds tiles of columns, one after the other; or 0
 SWAPPED = _next()  # 1: the rows of tiles are narrow channels, the columns wide ones
 TIED = _next()  # 1: depthwise; the rows are taps, the columns channels of both operands
 WINDOWS = _next()  # vectors of depthwise tiles that take all rows of the kernel, of lines that all of them meet; or 0

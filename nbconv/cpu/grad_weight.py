@@ -161,15 +161,23 @@ def _add_chunk(
     span = (end - first - 1) * call[G.STRIDE_W] + call[G.REACH_W]
     left = first * call[G.STRIDE_W] - call[G.LO_W]
     look_ahead(ahead, chunk + 1, chunks, wide_at, narrow_at, call)
-    if gathered:
+    panel_row, panel_tiles, panel_tile = high - low, 1, 0
+    if call[G.PACKED]:
+        panel_row, panel_tiles = call[G.PACKED], _count_tiles(high - low, call)
+        panel_tile = panel_row * (line_end - line) * (end - first)
+    if gathered or call[G.PACKED]:
         for here in range(line, line_end):
             sample, out_h = divmod(here, call[G.OUT_H])
             source = narrow_at + sample * call[G.NARROW_N] + out_h * call[G.NARROW_H]
             for position in range(first, end):
-                copy_numbers(
-                    narrow_panel, ((here - line) * (end - first) + position - first) * (high - low),
-                    narrow, source + position * call[G.NARROW_W], call[G.NARROW_C], high - low, call[G.HALF],
-                )  # fmt: skip
+                at_position = source + position * call[G.NARROW_W]
+                to = ((here - line) * (end - first) + position - first) * panel_row
+                for tile in range(panel_tiles):
+                    column, column_end = _cut_columns(tile, panel_tiles, high - low, call)
+                    copy_numbers(
+                        narrow_panel, to + tile * panel_tile, narrow, at_position + column * call[G.NARROW_C],
+                        call[G.NARROW_C], column_end - column, call[G.HALF],
+                    )  # fmt: skip
     rows = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW]
     row_size = _block_size(block) // rows
     if call[G.WINDOWS]:
@@ -191,11 +199,13 @@ def _add_chunk(
                 source = sample * call[G.WIDE_N] + source * call[G.WIDE_H]
                 if gathered:
                     wide_lines[count] = count * span * wide_width
-                    narrow_lines[count] = (here - line) * (end - first) * (high - low)
+                    narrow_lines[count] = (here - line) * (end - first) * panel_row
                     _gather_span(wide_panel, wide_lines[count], wide, wide_at + source, left, span, wide_width, call)
                 else:
                     wide_lines[count] = source
                     narrow_lines[count] = sample * call[G.NARROW_N] + out_h * call[G.NARROW_H]
+                    if call[G.PACKED]:
+                        narrow_lines[count] = (here - line) * (end - first) * panel_row
                 count += 1
             if not is_whole:
                 alone = count
@@ -214,14 +224,20 @@ def _add_chunk(
             if gathered:
                 _add_segment(
                     segment, block, sums, sums_at, wide_panel, (pixel - left) * wide_width, wide_width, wide_lines,
-                    narrow_panel, (begin - first) * (high - low), high - low, narrow_lines, lines, run, call, kernels,
-                    max_rows, ahead,
+                    narrow_panel, (begin - first) * panel_row, panel_row, narrow_lines, panel_tile, narrow_panel, lines,
+                    run, call, kernels, max_rows, ahead,
+                )  # fmt: skip
+            elif call[G.PACKED]:
+                _add_segment(
+                    segment, block, sums, sums_at, wide, wide_at + pixel * call[G.WIDE_W], call[G.WIDE_W], wide_lines,
+                    narrow_panel, (begin - first) * panel_row, panel_row, narrow_lines, panel_tile, narrow, lines, run,
+                    call, kernels, max_rows, ahead,
                 )  # fmt: skip
             else:
                 _add_segment(
                     segment, block, sums, sums_at, wide, wide_at + pixel * call[G.WIDE_W], call[G.WIDE_W], wide_lines,
-                    narrow, narrow_at + begin * call[G.NARROW_W], call[G.NARROW_W], narrow_lines, lines, run, call,
-                    kernels, max_rows, ahead,
+                    narrow, narrow_at + begin * call[G.NARROW_W], call[G.NARROW_W], narrow_lines, 0, narrow, lines, run,
+                    call, kernels, max_rows, ahead,
                 )  # fmt: skip
 
 
@@ -285,9 +301,13 @@ def _gather_span(panel, at, wide, start, pixel, span, width, call):
 @helper
 def _add_segment(
     segment, block, sums, sums_at, wide, wide_at, wide_w, wide_lines, narrow, narrow_at, narrow_w, narrow_lines,
-    count, run, call, kernels, max_rows, ahead,
+    narrow_tile, asked_narrow, count, run, call, kernels, max_rows, ahead,
 ):  # fmt: skip
-    """Add the products of `run` positions of `count` lines, for the taps that segment and block share."""
+    """Add the products of `run` positions of `count` lines, for the taps that segment and block share.
+
+    Tiles of narrow channels are `narrow_tile` numbers apart, or 0: as they lie in `asked_narrow`, whose lines are asked
+    for ahead.
+    """
     first = max(segment[G.SEGMENT_TAP], block[G.BLOCK_TAP])
     end = min(segment[G.SEGMENT_TAP_END], block[G.BLOCK_TAP_END])
     if first >= end:
@@ -302,43 +322,55 @@ def _add_segment(
     if call[G.SWAPPED]:
         _add_tiles(
             sums, sums_at + before, terms, channels, rows,
-            narrow, narrow_at, 1, narrow_w, narrow_lines, wide, wide_at, wide_k, wide_lines,
+            narrow, narrow_at, 1, narrow_w, narrow_lines, wide, wide_at, wide_k, wide_lines, 0, wide,
             count, run, call, kernels, max_rows, ahead,
         )  # fmt: skip
     else:
         _add_tiles(
             sums, sums_at + before * channels, channels, rows, channels,
-            wide, wide_at, step, wide_k, wide_lines, narrow, narrow_at, narrow_w, narrow_lines,
-            count, run, call, kernels, max_rows, ahead,
+            wide, wide_at, step, wide_k, wide_lines, narrow, narrow_at, narrow_w, narrow_lines, narrow_tile,
+            asked_narrow, count, run, call, kernels, max_rows, ahead,
         )  # fmt: skip
 
 
 @helper
-def _add_tiles(
-    sums, at, sums_row, rows, columns, a, a_at, a_row, a_k, a_lines, b, b_at, b_k, b_lines, count, run,
-    call, kernels, max_rows, ahead,
-):  # fmt: skip
-    """Add a product of `rows` x `columns`, tile by tile; a line is a tap of the micro-kernel."""
+def _count_tiles(columns, call):
+    return -(-columns // (call[G.WIDTH] * call[G.WIDEST]))
+
+
+@helper
+def _cut_columns(tile, tiles, columns, call):
+    """Give the first column of a tile and the end of its columns, of so many tiles of nearly as many vectors."""
     width = call[G.WIDTH]
     vectors = -(-columns // width)
-    column_tiles = -(-vectors // call[G.WIDEST])
+    return vectors * tile // tiles * width, min(columns, vectors * (tile + 1) // tiles * width)
+
+
+@helper
+def _add_tiles(
+    sums, at, sums_row, rows, columns, a, a_at, a_row, a_k, a_lines, b, b_at, b_k, b_lines, b_tile, asked_b,
+    count, run, call, kernels, max_rows, ahead,
+):  # fmt: skip
+    """Add a product of `rows` x `columns`, tile by tile; a line is a tap of the micro-kernel."""
+    column_tiles = _count_tiles(columns, call)
     for j in range(column_tiles):
-        vector, vector_end = vectors * j // column_tiles, vectors * (j + 1) // column_tiles
-        column = vector * width
-        wide = min(columns, vector_end * width) - column
+        column, column_end = _cut_columns(j, column_tiles, columns, call)
+        wide = column_end - column
+        vectors = -(-wide // call[G.WIDTH])
         a_column = column if call[G.TIED] else 0
+        b_here = b_at + (j * b_tile if b_tile else column)
         # The first tiles have one row more than the others; each kind is a strip.
-        row_tiles = -(-rows // max_rows[vector_end - vector])
+        row_tiles = -(-rows // max_rows[vectors])
         size, larger = divmod(rows, row_tiles)
         here, a_here = at + column, a_at + a_column
         for tiles, tile_rows in ((larger, size + 1), (row_tiles - larger, size)):
             asking, asked = min(tiles, tiles_to_ask(ahead), call[G.ASKS]), 0
             while asked < asking:
                 start, step, is_wide, together = next_lines(ahead, asking - asked, call)
-                line = place(a, start) if is_wide != call[G.SWAPPED] else place(b, start)
+                line = place(a, start) if is_wide != call[G.SWAPPED] else place(asked_b, start)
                 run_tile_at(
-                    kernels[1, vector_end - vector, tile_rows], place(a, a_here), a_row, a_k, place(a_lines, 0),
-                    place(b, b_at + column), b_k, place(b_lines, 0), count, run, place(sums, here), sums_row,
+                    kernels[1, vectors, tile_rows], place(a, a_here), a_row, a_k, place(a_lines, 0),
+                    place(b, b_here), b_k, place(b_lines, 0), count, run, place(sums, here), sums_row,
                     place(sums, here), sums_row, wide, together, line, step * sums.itemsize,
                 )  # fmt: skip
                 here += together * tile_rows * sums_row
@@ -346,8 +378,8 @@ def _add_tiles(
                 asked += together
             if tiles > asking:
                 run_tile(
-                    kernels[0, vector_end - vector, tile_rows], a, a_here, a_row, a_k, a_lines, b, b_at + column, b_k,
-                    b_lines, 0, count, run, sums, here, sums_row, sums, here, sums_row, wide, tiles - asking,
+                    kernels[0, vectors, tile_rows], a, a_here, a_row, a_k, a_lines, b, b_here, b_k, b_lines, 0, count,
+                    run, sums, here, sums_row, sums, here, sums_row, wide, tiles - asking,
                 )  # fmt: skip
             here += (tiles - asking) * tile_rows * sums_row
             a_here += (tiles - asking) * tile_rows * a_row
