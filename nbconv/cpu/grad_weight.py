@@ -18,7 +18,7 @@ import numpy as np
 
 from ..arrays import compute_dtype, flat_view
 from ..geometry import Geometry
-from ..runtime.jit import helper
+from ..runtime.jit import helper, overload
 from ..runtime.memory import past_vector, place, zero_run
 from ..runtime.microkernel import run_tile, run_tile_at
 from ..runtime.threads import get_num_threads, launch
@@ -178,6 +178,9 @@ def _add_chunk(
                         narrow_panel, to + tile * panel_tile, narrow, at_position + column * call[G.NARROW_C],
                         call[G.NARROW_C], column_end - column, call[G.HALF],
                     )  # fmt: skip
+    tiles, tiles_at, tiles_w = narrow, narrow_at + first * call[G.NARROW_W], call[G.NARROW_W]
+    if call[G.PACKED]:
+        tiles, tiles_at, tiles_w = _as_packed(narrow_panel, narrow), 0, panel_row
     rows = block[G.BLOCK_ROW_END] - block[G.BLOCK_ROW]
     row_size = _block_size(block) // rows
     if call[G.WINDOWS]:
@@ -227,18 +230,24 @@ def _add_chunk(
                     narrow_panel, (begin - first) * panel_row, panel_row, narrow_lines, panel_tile, narrow_panel, lines,
                     run, call, kernels, max_rows, ahead,
                 )  # fmt: skip
-            elif call[G.PACKED]:
-                _add_segment(
-                    segment, block, sums, sums_at, wide, wide_at + pixel * call[G.WIDE_W], call[G.WIDE_W], wide_lines,
-                    narrow_panel, (begin - first) * panel_row, panel_row, narrow_lines, panel_tile, narrow, lines, run,
-                    call, kernels, max_rows, ahead,
-                )  # fmt: skip
             else:
                 _add_segment(
                     segment, block, sums, sums_at, wide, wide_at + pixel * call[G.WIDE_W], call[G.WIDE_W], wide_lines,
-                    narrow, narrow_at + begin * call[G.NARROW_W], call[G.NARROW_W], narrow_lines, 0, narrow, lines, run,
+                    tiles, tiles_at + (begin - first) * tiles_w, tiles_w, narrow_lines, panel_tile, narrow, lines, run,
                     call, kernels, max_rows, ahead,
                 )  # fmt: skip
+
+
+def _as_packed(panel, array):
+    """Give the panel; of half types, which are gathered and never packed, the array, for its type."""
+    return panel
+
+
+@overload(_as_packed)
+def _as_packed_types(panel, array):
+    if panel == array:
+        return lambda panel, array: panel
+    return lambda panel, array: array
 
 
 @helper
