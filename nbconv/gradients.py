@@ -12,7 +12,7 @@ from .cpu.grad_bias import grad_bias, plan_grad_bias
 from .cpu.grad_plan import GradPlan
 from .cpu.grad_weight import grad_weight, plan_grad_weight
 from .cpu.grad_windows import WindowPlan, add_windows, plan_adding
-from .cpu.ready import ReadyFunction, ready_function
+from .cpu.ready import ReadyCall, ready_function
 from .geometry import Geometry
 from .padding_adjoint import fold_rim
 from .runtime.threads import get_num_threads
@@ -33,7 +33,7 @@ class Gradients:
     ) -> None:
         self.geometry, self.needs, self.threads = geometry, frozenset(needs), get_num_threads()
         self.adding = plan_adding(geometry, grad_output, weight) if "x" in needs else None
-        self.adjoint: ReadyFunction | None = None  # made at the first call
+        self.adjoint: ReadyCall | None = None  # made at the first call
         self.weight = self.bias = None
         if "weight" in needs and x.size and grad_output.size and weight.size:
             self.weight = self._plan_weight(grad_output, x, np.empty_like(weight), finite=True)

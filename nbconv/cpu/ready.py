@@ -21,10 +21,9 @@ from .plan_rows import Plan
 from .tiles import sets_apart
 from .weights import packer
 
-__all__ = ["ReadyFunction", "ReadyLayer", "ready_function", "ready_layer"]
+__all__ = ["ReadyCall", "ready_function", "ready_layer"]
 
-ReadyLayer = Callable[..., "np.ndarray | None"]
-ReadyFunction = Callable[..., "np.ndarray | None"]
+ReadyCall = Callable[..., "np.ndarray | None"]
 
 _BRIEF_WORK = 500_000  # operations: as many activations take a few milliseconds, when no other thread of Python runs
 _BRIEF_BYTES = 1 << 20  # of scratch
@@ -33,7 +32,7 @@ _BRIEF_BYTES = 1 << 20  # of scratch
 def ready_layer(
     plan: Plan, x: np.ndarray, weights: Weights, bias: np.ndarray, activation: int, residual: np.ndarray | None,
     out: np.ndarray | None, given: tuple[np.ndarray | None, ...],
-) -> ReadyLayer | None:  # fmt: skip
+) -> ReadyCall | None:  # fmt: skip
     """Give a layer's call, as `ready_function` does: of x, or of x, residual and out where one of these is not None.
 
     `given` are arrays that `out` must not share memory with, whatever the call.
@@ -66,7 +65,7 @@ def ready_layer(
 def ready_function(
     geometry: Geometry, plan: Plan, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, activation: int,
     residual: np.ndarray | None = None, out: np.ndarray | None = None,
-) -> ReadyFunction | None:  # fmt: skip
+) -> ReadyCall | None:  # fmt: skip
     """Give a function's call `(x, weight, bias, residual=None, out=None)` on arrays that lie in memory as these.
 
     It gives None where not all weights are finite, the threads are others than now, or `out` must be looked at. There
