@@ -313,7 +313,7 @@ def convolve(
     from .cpu import backend
     from .cpu.ready import ready_function
 
-    weights = backend.prepare_weights(spec, weight, kept=False)
+    weights = backend.prepare_weights(geometry, weight)
     numbers = backend.prepare_bias(bias, geometry.c_out, x.dtype)
     address = backend.activation_address(named, x.dtype)
     again = named is not None or residual is not None

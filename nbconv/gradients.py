@@ -76,7 +76,7 @@ class Gradients:
         """Run the adjoint on grad_output, and keep it for further calls where it is all."""
         adjoint = self.geometry.adjoint()
         grad = np.empty(adjoint.output_shape, weight.dtype)
-        weights = backend.prepare_weights(adjoint.spec, weight, kept=False)
+        weights = backend.prepare_weights(adjoint, weight)
         no_bias = backend.prepare_bias(None, adjoint.c_out, weight.dtype)
         address = backend.activation_address(None, weight.dtype)
 

@@ -68,7 +68,7 @@ class _Layer:
         self._backend, self._make_ready = backend, ready_layer
         self._get_num_threads = get_num_threads
         self._ready: dict[Any, Any] = {}  # calls that were made before, by all that they depend on but the numbers
-        self._packed = backend.prepare_weights(self._spec, weight, kept=True)
+        self._packed = backend.keep_weights(self._spec, weight)
         self._numbers = backend.prepare_bias(None if bias is None else bias.copy(), self.c_out, self._dtype)
         self._address = backend.activation_address(self._activation, self._dtype)
 

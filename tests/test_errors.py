@@ -28,6 +28,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("work was begun before the arguments were checked")
 
     monkeypatch.setattr(backend, "run", run)
+    monkeypatch.setattr(backend, "keep_weights", run)
     monkeypatch.setattr(backend, "prepare_weights", run)
 
 

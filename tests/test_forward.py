@@ -110,7 +110,7 @@ def test_rows_of_any_length_make_one_job(terms: int) -> None:
     """A job reads a chunk of each row; cut by whole rows, many jobs would each read all weights of a long reduction."""
     x = np.zeros((1, 80, terms), np.float32)
     geometry = bind(ConvSpec.of("conv1d"), x.shape, (16, terms, 1), None)
-    weights = backend.prepare_weights(geometry.spec, np.zeros((16, terms, 1), np.float32), kept=True)
+    weights = backend.keep_weights(geometry.spec, np.zeros((16, terms, 1), np.float32))
     with nbconv.num_threads(1):
         assert FIND_PLAN(geometry, x, weights, np.zeros((1, 80, 16), np.float32), "auto", False).jobs == 1
 

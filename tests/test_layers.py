@@ -117,6 +117,7 @@ def test_weights_are_packed_once(op: str, monkeypatch: pytest.MonkeyPatch) -> No
     def pack(*_: Any, **__: Any) -> None:
         raise AssertionError("weights were laid out again by a call")
 
+    monkeypatch.setattr(backend, "keep_weights", pack)
     monkeypatch.setattr(backend, "prepare_weights", pack)
     monkeypatch.setattr(backend, "pack", pack)
     assert_equal(layer(x), expected)

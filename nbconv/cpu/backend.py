@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
-from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -21,15 +21,17 @@ from .loops import convolve
 from .memory_layout import four_steps, half_code
 from .plan import make_plan
 from .plan_rows import Memory, Plan
-from .tiles import is_better_sliding
+from .tiles import is_better_sliding, packing_pays
 from .weights import Packing, pack, plan_packing
 
 __all__ = [
     "Weights",
     "activation_address",
     "find_layout",
+    "find_layout_once",
     "find_plan",
     "is_finite",
+    "keep_weights",
     "launch_plan",
     "lay_out",
     "must_look",
@@ -55,15 +57,27 @@ class Weights(NamedTuple):
     """Whether somebody looked; else the zeros around x must be multiplied, as there may be infinite weights to meet."""
 
 
-def prepare_weights(spec: ConvSpec, weight: np.ndarray, *, kept: bool) -> Weights:
-    """Pack the weights, or, for one call, view them in place if they lie so that tiles can read them.
+def keep_weights(spec: ConvSpec, weight: np.ndarray) -> Weights:
+    """Pack weights for many calls, in this thread alone: what makes layers may yet fork."""
+    finite = is_finite(weight)
+    layout, packing = find_layout(spec, weight.shape, weight.strides, weight.dtype, False, finite)
+    return Weights(layout, *lay_out(weight, packing, 1), finite, known=True)
 
-    Those that are `kept` this thread packs alone: what makes layers may yet fork.
-    """
-    known = kept or must_look(spec, weight.shape, weight.dtype)
+
+def prepare_weights(geometry: Geometry, weight: np.ndarray) -> Weights:
+    """Pack the weights for one call, or view them in place if they lie so that tiles can read them."""
+    known = must_look(geometry.spec, weight.shape, weight.dtype)
     finite = not known or is_finite(weight)
-    layout, packing = find_layout(spec, weight.shape, weight.strides, weight.dtype, not kept, finite)
-    return Weights(layout, *lay_out(weight, packing, 1 if kept else get_num_threads()), finite, known)
+    layout, packing = find_layout_once(geometry, weight, finite)
+    return Weights(layout, *lay_out(weight, packing, get_num_threads()), finite, known)
+
+
+def find_layout_once(geometry: Geometry, weight: np.ndarray, finite: bool) -> tuple[Layout, Packing | None]:
+    """Give `find_layout` of weights for one call."""
+    spec = geometry.spec
+    positions = geometry.n * math.prod(axis.size if spec.transposed else axis.out for axis in geometry.axes)
+    may_view = not packing_pays(weight.size, positions)
+    return find_layout(spec, weight.shape, weight.strides, weight.dtype, may_view, finite)
 
 
 def lay_out(weight: np.ndarray, packing: Packing | None, workers: int) -> tuple[np.ndarray, int]:
@@ -92,8 +106,8 @@ def is_finite(weight: np.ndarray) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         if weight.itemsize > 2 and weight.flags.forc:
             flat, _ = flat_data(weight)
-            return isfinite(flat.dot(flat))
-        return isfinite(weight.sum(dtype=compute_dtype(weight.dtype)))
+            return math.isfinite(flat.dot(flat))
+        return math.isfinite(weight.sum(dtype=compute_dtype(weight.dtype)))
 
 
 @lru_cache(maxsize=1024)

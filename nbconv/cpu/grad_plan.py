@@ -19,7 +19,7 @@ from ..runtime.target import host_target, lanes
 from . import grad_tables as G
 from .grad_segments import tap_segments
 from .tables import NOT_HALF
-from .tiles import blocking, max_reducing_vectors, max_rows, round_up, rows_apart, split_columns
+from .tiles import blocking, is_far_slow, max_reducing_vectors, max_rows, round_up, rows_apart, split_columns
 
 __all__ = ["GradMemory", "GradPlan", "plan_tiles"]
 
@@ -147,12 +147,11 @@ class _Builder:
     def _packed_row(self) -> int:
         """Give the numbers of a row of the packed narrow operand, or 0 where tiles had better read it in place.
 
-        Tiles walk through rows that lie far apart. Zen's L2 answers soon enough; others wait, and L1 does not keep such
-        rows from one tile to the next.
+        Tiles walk through rows that lie far apart, which L1 does not keep from one tile to the next.
         """
         is_long = self.c_wide * self.h.taps * self.w.taps >= _PACKED_ROWS
         pays = is_long and min(self.c_wide, self.c_narrow) >= _PACKED_CHANNELS
-        return self.widest * self.lanes if pays and not host_target().cpu.startswith("znver") else 0
+        return self.widest * self.lanes if pays and is_far_slow() else 0
 
     def build(self) -> GradPlan:
         segments = self._segments()

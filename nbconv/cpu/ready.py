@@ -14,7 +14,7 @@ from ..runtime.calls import NOTHING, addition
 from ..runtime.entry import can_enter
 from ..runtime.threads import get_num_threads
 from ..runtime.workspace import give_back, hold, take
-from .backend import Weights, find_layout, is_finite, launch_plan, lay_out, must_look, prepare_bias, repeated
+from .backend import Weights, find_layout_once, is_finite, launch_plan, lay_out, must_look, prepare_bias, repeated
 from .loops import direct_entry
 from .outputs import output_maker, output_taker
 from .plan_rows import Plan
@@ -76,7 +76,7 @@ def ready_function(
         return None
     spec, c_out, compute = geometry.spec, geometry.c_out, compute_dtype(dtype)
     looks, threads = must_look(spec, weight.shape, dtype), get_num_threads()
-    _, packing = find_layout(spec, weight.shape, weight.strides, dtype, True, True)
+    _, packing = find_layout_once(geometry, weight, True)
 
     def lay_out_bias(bias: np.ndarray | None) -> np.ndarray:
         return repeated(prepare_bias(bias, c_out, dtype), plan.merged)

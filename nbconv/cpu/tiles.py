@@ -26,6 +26,7 @@ __all__ = [
     "full_tiles",
     "is_better_sliding",
     "is_crowded",
+    "is_far_slow",
     "is_small_group",
     "max_dot_columns",
     "max_dot_rows",
@@ -35,6 +36,7 @@ __all__ = [
     "max_reducing_vectors",
     "max_rows",
     "max_vectors",
+    "packing_pays",
     "pitch_apart",
     "rim_grows",
     "rims_fit",
@@ -98,6 +100,9 @@ _FEW_CHANNELS = 4
 # line, and few taps make short kernels.
 _LEAST_SUMS, _MOST_INSIDE, _MOST_REACHING = 8, 192, 4
 _WIDE_RIM, _MOST_REACHING_WIDE, _SHORT_KERNEL = 4, 16, 9
+
+# Numbers of weights whose rows, far apart, L2 does not keep -> positions of a call that pay for packing them.
+_PACKING_PAYS = {1 << 18: 64, 1 << 17: 512}
 
 # Cycles that gathering takes for each row of a window, whatever its length: index arithmetic and a call of memcpy.
 _COPY_CYCLES = 40
@@ -278,6 +283,16 @@ def is_small_group(channels: int, dtype: np.dtype) -> bool:
     """Say whether a vector holds several whole groups: a shuffle for each multiply-add beats lanes that lie idle."""
     lanes = host_target().vector_bytes // dtype.itemsize
     return channels > 0 and lanes % (_GROUPS_IN_VECTOR * channels) == 0
+
+
+def is_far_slow() -> bool:
+    """Say whether tiles wait for rows that lie far apart: not on Zen, whose L2 and L3 answer soon enough."""
+    return not host_target().cpu.startswith("znver")
+
+
+def packing_pays(weights: int, positions: int) -> bool:
+    """Say whether one call of so many positions had better pack so many weights that tiles could read in place."""
+    return is_far_slow() and any(weights >= many and positions >= least for many, least in _PACKING_PAYS.items())
 
 
 def rim_grows(rows: int, vectors: int, taps_h: int, row_terms: int, lanes: int) -> bool:

@@ -125,7 +125,7 @@ def plan_packing(
         padded = padded or (layout.kind != DOT and any(column[T.COLUMNS] < column[T.WEIGHT_K] for column in columns))
         sources = _sources(spec, shape, steps, merged)
         offsets = [kernel[tap] for tap in taps]
-        lie_together = o_step > c_step or len(taps) * merged >= _LONG_RUN
+        lie_together = o_step > c_step or (len(taps) * merged >= _LONG_RUN and o_step > abs(steps[-1]))
         large = terms * len(sources) >= _WORTH_BLOCKS
         if large and lie_together and layout.kind == DENSE and _is_even(columns, o_group, merged):
             first_row = columns[0][T.WEIGHT_K]
