@@ -242,7 +242,7 @@ def _rebuild(
     return layer if device is None else layer.to(device)
 
 
-class _Forward(_Layer):
+class _Conv(_Layer):
     transposed = False
 
     def __init__(
@@ -267,7 +267,7 @@ class _Forward(_Layer):
         super().__init__(weight, bias, parameters)
 
 
-class _Transposed(_Layer):
+class _ConvTranspose(_Layer):
     transposed = True
 
     def __init__(
@@ -291,7 +291,7 @@ class _Transposed(_Layer):
         super().__init__(weight, bias, parameters)
 
 
-class Conv1d(_Forward):
+class Conv1d(_Conv):
     """`conv1d` with its weights packed once, at construction.
 
     Parameters
@@ -321,7 +321,7 @@ class Conv1d(_Forward):
     ndim = 1
 
 
-class Conv2d(_Forward):
+class Conv2d(_Conv):
     """`conv2d` with its weights packed once; see `Conv1d`.
 
     Parameters
@@ -343,7 +343,7 @@ class Conv2d(_Forward):
     ndim = 2
 
 
-class ConvTranspose1d(_Transposed):
+class ConvTranspose1d(_ConvTranspose):
     """`conv_transpose1d` with its weights packed once, phase by phase; see `Conv1d`.
 
     Parameters
@@ -365,7 +365,7 @@ class ConvTranspose1d(_Transposed):
     ndim = 1
 
 
-class ConvTranspose2d(_Transposed):
+class ConvTranspose2d(_ConvTranspose):
     """`conv_transpose2d` with its weights packed once, phase by phase; see `Conv1d`.
 
     Parameters
