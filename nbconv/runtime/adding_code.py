@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .machine_code import Code
 from .tile_code import TRIMMED
 from .tile_frame import Loop, Operands, Rows, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
@@ -14,8 +15,8 @@ from .vector_code import I64, VectorCode
 __all__ = ["adding_code"]
 
 
-def adding_code(dtype: np.dtype, kind: int, rows: int, vectors: int, pace: int, width: int) -> Any:
-    """Make the intrinsic of tiles of `rows` x `vectors`; they ask ahead once in `pace` terms, if it is not 0."""
+def adding_code(dtype: np.dtype, kind: int, rows: int, vectors: int, pace: int, width: int) -> Code:
+    """Make the code of tiles of `rows` x `vectors`; they ask ahead once in `pace` terms, if it is not 0."""
 
     def emit(code: VectorCode, o: Operands) -> None:
         builder, x_rows = code.builder, Rows(code, o.a_row, rows)

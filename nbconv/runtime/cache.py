@@ -17,6 +17,7 @@ import pickle
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from numba.core import compiler
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
-__all__ = ["attach", "cache_info", "folder"]
+from .target import host_target
+
+__all__ = ["Kept", "attach", "cache_info", "folder"]
 
 _FORMAT = b"nbconv code 1\n"
 _PACKAGE = Path(__file__).parents[1]
@@ -139,6 +142,50 @@ def attach(compiled: Any, name: str, options: dict[str, Any]) -> None:
         compiled._cache = _Cache(name, options)
 
 
+class Kept:
+    """A piece of code on disk, under a name of its own and all else that it depends on, `parts`.
+
+    Where the code cannot be had, or kept, nothing happens.
+    """
+
+    def __init__(self, name: str, *parts: Any) -> None:
+        self._name, self._parts = name, parts
+
+    def _path(self) -> Path | None:
+        where, package = folder(), _package()
+        if where is None or package is None:
+            return None
+        host = host_target()
+        settings = [getattr(numba.config, setting, None) for setting in _SETTINGS]
+        parts = (self._name, self._parts, host.cpu, host.features, settings)
+        key = hashlib.sha256(package + repr(parts).encode()).hexdigest()
+        return where / f"{re.sub('[^A-Za-z0-9_.]+', '-', self._name)[-60:]}-{key[:32]}.nbc"
+
+    def load(self, restore: Callable[[bytes], Any] = lambda content: content) -> Any:
+        """Return what `restore` makes of the code, or None."""
+        try:
+            path = self._path()
+            content = None if path is None else _read(path)
+            result = None if content is None else restore(content)
+        except Exception:  # whatever lies in a broken file, it must not reach the user
+            result = None
+        (_compiled if result is None else _loaded).append(self._name)
+        return result
+
+    def save(self, give: Callable[[], bytes]) -> None:
+        """Keep the code, if it can be kept."""
+        try:
+            content = give()
+            if _fingerprint() != _imported:
+                raise ValueError("the sources of nbconv changed after they were imported")
+            path = self._path()
+            if path is not None:
+                _write(path, content)
+                _kept.append(self._name)
+        except Exception as error:
+            _problems.append(str(error))
+
+
 class _Cache:
     """What Numba asks when it needs code, and tells when it has made some: the interface of its own cache."""
 
@@ -156,53 +203,39 @@ class _Cache:
 
     disable = flush = enable
 
-    def _path(self, signature: Any, target_context: Any) -> Path | None:
-        where, package = folder(), _package()
-        if where is None or package is None:
-            return None
-        settings = [getattr(numba.config, setting, None) for setting in _SETTINGS]
-        parts = (self._name, self._options, str(signature), target_context.codegen().magic_tuple(), settings)
-        key = hashlib.sha256(package + repr(parts).encode()).hexdigest()
-        return where / f"{re.sub('[^A-Za-z0-9_.]+', '-', self._name)[-60:]}-{key[:32]}.nbc"
+    def _file(self, signature: Any, target_context: Any) -> Kept:
+        return Kept(self._name, self._options, str(signature), target_context.codegen().magic_tuple())
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return the compiled function, or None."""
-        try:
-            path = self._path(signature, target_context)
-            result = None if path is None else _load(path, target_context)
-        except Exception:  # whatever lies in a broken file, it must not reach the user
-            result = None
-        (_compiled if result is None else _loaded).append(self._name)
-        return result
+
+        def rebuild(content: bytes) -> Any:
+            rtsys.initialize(target_context)
+            return compiler.CompileResult._rebuild(target_context, *pickle.loads(content))
+
+        return self._file(signature, target_context).load(rebuild)
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keep a compiled function, if it can be kept."""
-        try:
+
+        def reduce() -> bytes:
             if result.library.has_dynamic_globals:
                 raise ValueError(f"{self._name} holds addresses of this process")
-            if _fingerprint() != _imported:
-                raise ValueError("the sources of nbconv changed after they were imported")
-            path = self._path(signature, result.target_context)
-            if path is not None:
-                _save(path, dumps(result._reduce()))
-                _kept.append(self._name)
-        except Exception as error:
-            _problems.append(str(error))
+            return bytes(dumps(result._reduce()))
+
+        self._file(signature, result.target_context).save(reduce)
 
 
-def _load(path: Path, target_context: Any) -> Any:
+def _read(path: Path) -> bytes | None:
     try:
         content = path.read_bytes()
     except OSError:
         return None
     head, body = content[: len(_FORMAT) + 32], content[len(_FORMAT) + 32 :]
-    if head != _FORMAT + _checksum(path, body):
-        return None
-    rtsys.initialize(target_context)
-    return compiler.CompileResult._rebuild(target_context, *pickle.loads(body))
+    return body if head == _FORMAT + _checksum(path, body) else None
 
 
-def _save(path: Path, body: bytes) -> None:
+def _write(path: Path, body: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(handle, "wb") as file:

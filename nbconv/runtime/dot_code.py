@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .machine_code import Code
 from .tile_frame import LINE, Loop, Operands, Rows, Slide, ask_for, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
 
@@ -16,8 +17,8 @@ __all__ = ["dot_code", "sliding_dot_code"]
 _AHEAD = 8192  # bytes: what memory delivers in the time that it takes to answer, some times over
 
 
-def dot_code(dtype: np.dtype, rows: int, columns: int, width: int) -> Any:
-    """Make the intrinsic of tiles of `rows` x `columns` dot products."""
+def dot_code(dtype: np.dtype, rows: int, columns: int, width: int) -> Code:
+    """Make the code of tiles of `rows` x `columns` dot products."""
 
     def emit(code: VectorCode, o: Operands) -> None:
         x_rows, w_rows = Rows(code, o.a_row, rows), Rows(code, o.b_k, columns)
@@ -42,8 +43,8 @@ def dot_code(dtype: np.dtype, rows: int, columns: int, width: int) -> Any:
     return kernel_of(dtype, width, emit)
 
 
-def sliding_dot_code(dtype: np.dtype, slide: Slide, rows: int, columns: int, width: int) -> Any:
-    """Make the intrinsic of such tiles whose window slides along their rows, as `spreading_code` has it.
+def sliding_dot_code(dtype: np.dtype, slide: Slide, rows: int, columns: int, width: int) -> Code:
+    """Make the code of such tiles whose window slides along their rows, as `spreading_code` has it.
 
     A plain one loads a vector of x for each multiply-add with one column, mostly across two lines of the cache.
     """

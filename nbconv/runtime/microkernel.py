@@ -18,7 +18,8 @@ from numpy.lib.stride_tricks import as_strided
 
 from .adding_code import adding_code
 from .dot_code import dot_code, sliding_dot_code
-from .jit import callback, emitted, pure
+from .jit import emitted, pure
+from .machine_code import Code, address_of_code
 from .memory import Place, element_pointer
 from .sliding_code import correlating_code, sliding_code
 from .spreading_code import spreading_code
@@ -62,7 +63,6 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., int])
 
-_kept_alive: list[Any] = []
 _slides: list[Slide] = []
 
 
@@ -312,19 +312,8 @@ def correlating_kernel(
     return _compile(tile, f"correlate_{name}")
 
 
-def _compile(tile: Any, name: str) -> int:
-    def kernel(
-        a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles, ahead, ahead_step,
-        lines, a_line, c_line,
-    ):  # fmt: skip
-        tile(
-            a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles, ahead,
-            ahead_step, lines, a_line, c_line,
-        )  # fmt: skip
-
-    compiled = callback(types.void(*[types.intp] * N_ARGS), kernel, name)
-    _kept_alive.append(compiled)
-    return int(compiled.address)
+def _compile(tile: Code, name: str) -> int:
+    return address_of_code(name, N_ARGS, tile)
 
 
 def _call(builder: Any, kernel: Any, arguments: Sequence[Any]) -> None:

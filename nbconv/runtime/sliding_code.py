@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from .machine_code import Code
 from .tile_code import TRIMMED
 from .tile_frame import Loop, Operands, Rows, Slide, begins_lines, kernel_of, over_taps, over_tiles, row_of
 from .vector_code import I64, VectorCode
@@ -33,8 +34,8 @@ _BLOCK_VECTORS = 512  # of both operands and the weights, that L1 keeps until th
 
 def sliding_code(
     dtype: np.dtype, slide: Slide, rows: int, even: bool, far: int, streams: bool, width: int
-) -> Any:  # fmt: skip
-    """Make the intrinsic of tiles of any number of columns whose window slides along their rows.
+) -> Code:  # fmt: skip
+    """Make the code of tiles of any number of columns whose window slides along their rows.
 
     The vectors of a row are loaded from left to right, one column of them after the other; a sum still takes its terms
     in the same order. Where x is far away, the last `far` rows of the kernel are the first to meet its lines. What it
@@ -281,8 +282,8 @@ class _Vector:
 
 def correlating_code(
     dtype: np.dtype, kind: int, row_steps: int, term_steps: int, rows: int, lines: int, vectors: int, width: int
-) -> Any:  # fmt: skip
-    """Make the intrinsic of tiles whose rows and terms lie so many steps apart, of one length; runs are of any length.
+) -> Code:  # fmt: skip
+    """Make the code of tiles whose rows and terms lie so many steps apart, of one length; runs are of any length.
 
     The rows of a tile are those of `lines` windows, which lie `ahead_step` numbers apart: they share the loads of b. A
     sum takes its terms in the order of the plain tile.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .machine_code import Code
 from .tile_code import group_of
 from .tile_frame import LINE, Loop, Operands, Slide, kernel_of, over_tiles, row_of, store_tile
 from .vector_code import I64, VectorCode
@@ -22,8 +23,8 @@ _TILES_AHEAD, _LONG_TILES_AHEAD = 8, 2  # that many short or long ones are done 
 
 def spreading_code(
     dtype: np.dtype, kind: int, slide: Slide, terms: int, step: int, rows: int, vectors: int, far: bool, width: int
-) -> Any:  # fmt: skip
-    """Make the intrinsic of dense tiles, or tiles of small groups, whose window slides along their rows.
+) -> Code:  # fmt: skip
+    """Make the code of dense tiles, or tiles of small groups, whose window slides along their rows.
 
     Every tap is a segment; those of a row of the kernel follow each other. `terms` of a tap are written out, of 0 as
     many as `run` says; `step` is how far columns of x lie apart, or 0: as `a_row` says. Neither operand leaves gaps. A

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .machine_code import Code
 from .target import lanes
 from .tile_frame import LINE, Loop, Operands, Rows, Slide, ask_for, kernel_of, over_taps, over_tiles, row_of, store_tile
 from .vector_code import I64, VectorCode
@@ -49,8 +50,8 @@ def kind_lanes(kind: int, dtype: np.dtype) -> int:
 def tile_code(
     dtype: np.dtype, kind: int, rows: int, vectors: int, width: int, far: bool = False, slide: Slide | None = None,
     streams: bool = False,
-) -> Any:  # fmt: skip
-    """Make the intrinsic of tiles of `rows` x `vectors`, all in registers; `far` ones ask for weights ahead.
+) -> Code:  # fmt: skip
+    """Make the code of tiles of `rows` x `vectors`, all in registers; `far` ones ask for weights ahead.
 
     If they `slide`, they reach over the rim of x: a tap passes over the rows that meet no data there. Those that
     `streams` go past the caches.
@@ -199,8 +200,8 @@ def _tiles(
     over_tiles(code, o, rows, tile, [o.ahead] if far else [])
 
 
-def short_code(dtype: np.dtype, terms: int, rows: int, width: int, streams: bool = False) -> Any:
-    """Make the intrinsic of dense tiles of one vector that take `terms` of each tap, written out.
+def short_code(dtype: np.dtype, terms: int, rows: int, width: int, streams: bool = False) -> Code:
+    """Make the code of dense tiles of one vector that take `terms` of each tap, written out.
 
     A loop of few rounds would spend as long on its addresses as on its products. Neither operand leaves gaps.
     """

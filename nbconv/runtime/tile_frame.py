@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
+from .machine_code import Code
 from .vector_code import I64, VectorCode
 
 __all__ = [
@@ -72,24 +71,16 @@ class Slide(NamedTuple):
         return inside
 
 
-def kernel_of(dtype: np.dtype, width: int, emit: Callable[[VectorCode, Operands], None]) -> Any:
-    """Make the intrinsic of `N_ARGS` integers whose code `emit` writes, on vectors of `width` numbers."""
+def kernel_of(dtype: np.dtype, width: int, emit: Callable[[VectorCode, Operands], None]) -> Code:
+    """Make the code of `N_ARGS` integers that `emit` writes, on vectors of `width` numbers."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code, given = VectorCode(builder, dtype, width), Operands(*args)
+    def write(builder: Any, arguments: Sequence[Any]) -> None:
+        code, given = VectorCode(builder, dtype, width), Operands(*arguments)
         places = {name: code.pointer(getattr(given, name), code.scalar) for name in ("a", "b", "c", "init", "ahead")}
         tables = {name: code.pointer(getattr(given, name), I64) for name in ("a_taps", "b_taps")}
         emit(code, given._replace(**places, **tables))
-        return context.get_dummy_value()
 
-    @intrinsic
-    def tile_product(
-        typing_context, a, a_row, a_k, a_taps, b, b_k, b_taps, taps, run, init, init_row, c, c_row, columns, tiles,
-        ahead, ahead_step, lines, a_line, c_line,
-    ):  # fmt: skip
-        return types.void(*[types.intp] * N_ARGS), codegen
-
-    return tile_product
+    return write
 
 
 class Loop:
