@@ -12,7 +12,8 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import nbconv
-from nbconv.cpu import backend, plan, reading
+from nbconv import functional
+from nbconv.cpu import backend, plan, reading, tiles
 from nbconv.cpu import tables as T
 from nbconv.cpu.tiles import blocking
 from nbconv.geometry import ConvSpec, Geometry, bind
@@ -38,7 +39,7 @@ from tests.helpers import (
 
 ALL = case_params([*CASES, *small_perf_cases()])
 SMOKE = case_params([case for case in CASES if "smoke" in case.tags])
-FIND_PLAN = backend.find_plan
+FIND_PLAN, PREPARE_WEIGHTS = backend.find_plan, backend.prepare_weights
 with_dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 with_algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
@@ -269,6 +270,30 @@ def test_keras_weights_drop_in_as_a_view(kernel: tuple[int, ...]) -> None:
     expected = expected_of(case, x, np.ascontiguousarray(weight), None)
     for algorithm in ALGORITHMS:
         assert_equal(run(case, x, weight, None, algorithm=algorithm), expected)
+
+
+@pytest.mark.parametrize("pays", [False, True], ids=("in place", "packed"))
+@pytest.mark.parametrize("op", LAYERS)
+def test_one_call_packs_where_that_pays(op: str, pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights in the order of Keras, which tiles could read in place; a second call goes a shorter way."""
+    monkeypatch.setattr(functional, "_ready", {})
+    monkeypatch.setattr(tiles, "is_far_slow", lambda: pays)
+    sizes, kernel = ((40, 16), (9, 2)) if "2d" in op else ((100,), (18,))
+    kept = whole_numbers(rng_for("one call", op), (*kernel, 128, 128))
+    weight = kept.transpose(*((-2, -1) if "transpose" in op else (-1, -2)), *range(len(kernel)))
+    case = Case(op, (1, *sizes, 128), weight.shape)
+    x, _, bias = arrays_of(case)
+    expected = expected_of(case, x, np.ascontiguousarray(weight), bias)
+    found = []
+
+    def spy(*arguments: Any) -> backend.Weights:
+        found.append(PREPARE_WEIGHTS(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(backend, "prepare_weights", spy)
+    for _ in range(2):
+        assert_equal(run(case, x, weight, bias), expected)
+    assert np.shares_memory(found[0].data, weight) == (not pays)
 
 
 @pytest.mark.parametrize("case", SMOKE[::4])
