@@ -15,12 +15,14 @@ import numpy as np
 
 from ..arrays import begins_lowest, span_of
 from ..runtime.entry import address_entry, can_enter
+from ..runtime.target import host_target
 
 __all__ = ["output_maker", "output_taker"]
 
 _LINE = 64
-# Numbers of an output: fewer are done as soon, on the average, wherever they lie. Where all rows share one set, half.
-_WORTH, _ONE_SET = 1 << 16, 4096
+# Numbers of an output: fewer are done as soon, on the average, wherever they lie. Where vectors of both are worked on
+# side by side, all but Zen wait long for those across lines; on Zen half pay where all rows share one set.
+_WORTH, _WORTH_BESIDE, _ONE_SET = 1 << 16, 1 << 13, 4096
 
 
 def output_maker(shape: tuple[int, ...], dtype: np.dtype, apart: int | None) -> Callable[[np.ndarray], np.ndarray]:
@@ -30,7 +32,7 @@ def output_maker(shape: tuple[int, ...], dtype: np.dtype, apart: int | None) -> 
     neither, and rows half of so many bytes, after which they come back to a set of L1, from those of x.
     """
     empty, numbers = np.empty, math.prod(shape)
-    if not can_enter() or numbers < (_WORTH // 2 if apart == _ONE_SET else _WORTH):
+    if not can_enter() or numbers < _least_worth(apart):
         return lambda x: empty(shape, dtype)
     array, address, byte = np.ndarray, address_entry(), np.dtype("B")
     period, shift, aligned = max(apart or 0, _LINE), (apart or 0) // 2, -dtype.itemsize
@@ -45,6 +47,14 @@ def output_maker(shape: tuple[int, ...], dtype: np.dtype, apart: int | None) -> 
         return array(shape, dtype, memory, (address(x) + shift - address(memory)) % period & aligned)
 
     return at_line if apart is None else beside
+
+
+def _least_worth(apart: int | None) -> int:
+    if apart is None:
+        return _WORTH
+    if host_target().is_zen:
+        return _WORTH // 2 if apart == _ONE_SET else _WORTH
+    return _WORTH_BESIDE
 
 
 def output_taker(out: np.ndarray, *inputs: np.ndarray | None) -> Callable[..., np.ndarray | None] | None:

@@ -287,7 +287,7 @@ def is_small_group(channels: int, dtype: np.dtype) -> bool:
 
 def is_far_slow() -> bool:
     """Say whether tiles wait for rows that lie far apart: not on Zen, whose L2 and L3 answer soon enough."""
-    return not host_target().cpu.startswith("znver")
+    return not host_target().is_zen
 
 
 def packing_pays(weights: int, positions: int) -> bool:

@@ -31,6 +31,11 @@ class Target:
     vector_bytes: int
     registers: int
 
+    @property
+    def is_zen(self) -> bool:
+        """Whether it is one of AMD's, whose caches answer soon: choices that were measured on both kinds ask."""
+        return self.cpu.startswith("znver")
+
 
 @lru_cache(maxsize=1)
 @global_compiler_lock  # llvmlite has a lock of its own, which a fork must not meet
